@@ -1,0 +1,56 @@
+"""gpt2kit: see inside GPT-2, then ship what you saw.
+
+Importing the package does not import torch; what needs it does so when first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gpt2kit.config import GPT2Config
+    from gpt2kit.edits import Edit
+    from gpt2kit.errors import GPT2KitError
+    from gpt2kit.model import GPT2
+    from gpt2kit.runner import Readout, Run, Runner, generate
+    from gpt2kit.tokenizer import Tokenizer
+    from gpt2kit.torch_runner import TorchRunner, load
+
+__version__ = "0.1.0"
+__all__ = [
+    "GPT2",
+    "Edit",
+    "GPT2Config",
+    "GPT2KitError",
+    "Readout",
+    "Run",
+    "Runner",
+    "Tokenizer",
+    "TorchRunner",
+    "generate",
+    "load",
+]
+_HOME = {
+    "GPT2": "model",
+    "Edit": "edits",
+    "GPT2Config": "config",
+    "GPT2KitError": "errors",
+    "Readout": "runner",
+    "Run": "runner",
+    "Runner": "runner",
+    "Tokenizer": "tokenizer",
+    "TorchRunner": "torch_runner",
+    "generate": "runner",
+    "load": "torch_runner",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'gpt2kit' has no attribute {name!r}")
+    return getattr(import_module(f"gpt2kit.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

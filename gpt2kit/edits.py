@@ -1,0 +1,228 @@
+"""Edit: one affine change at one tap, `x -> keep * x + add`, as data.
+
+Every usual intervention is of this form: ablation (keep 0, add nothing, a mean, or another run's
+value), patching (keep 0, add the value, at some positions), head knock-out (keep 0 on one head),
+steering (keep 1, add a vector), scaling (keep c). Nothing here imports torch: the torch engine and
+an ONNX graph both take the `(keep, add)` pair that `affine` works out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from gpt2kit.config import GPT2Config
+from gpt2kit.errors import EditError
+from gpt2kit.taps import axes_of, resolve
+
+Where = int | Sequence[int] | slice
+_POSITIONS = ("pos", "query")  # axes that one run sees only a chunk of
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """`x -> keep * x + add` on the part of a tap that `at` selects; the rest stays as it is.
+
+    tap:  a tap name, alias or glob (every tap it selects is edited alike).
+    keep, add: numbers or arrays, broadcast as numpy does against the selected part of the tap.
+    at:   axis name -> index, list of indices, or slice. One index drops its axis, as in numpy:
+          `run.taps["blocks.9.z"][:, :, 9]` is a value for `at={"head": 9}`.
+
+    Positions (`pos`, `query`, `key`) are absolute, also under a cache: `pos=3` is the fourth token
+    of the sequence, in whichever chunk it comes. An array that spans positions without `at` starts
+    at position 0.
+
+    >>> Edit.zero("blocks.9.z", head=9)
+    Edit('blocks.9.z', keep=0.0, add=0.0, head=9)
+    """
+
+    tap: str
+    keep: ArrayLike = 1.0
+    add: ArrayLike = 0.0
+    at: Mapping[str, Where] = field(default_factory=dict)
+
+    @classmethod
+    def zero(cls, tap: str, **at: Where) -> Edit:
+        """Zero ablation; `Edit.zero("blocks.9.z", head=9)` knocks one head out."""
+        return cls(tap, 0.0, 0.0, at)
+
+    @classmethod
+    def replace(cls, tap: str, value: ArrayLike, **at: Where) -> Edit:
+        """Put `value` there: activation patching, mean and resample ablation."""
+        return cls(tap, 0.0, value, at)
+
+    @classmethod
+    def steer(cls, tap: str, vector: ArrayLike, strength: float = 1.0, **at: Where) -> Edit:
+        """Add `strength * vector`."""
+        return cls(tap, 1.0, strength * np.asarray(vector), at)
+
+    @classmethod
+    def scale(cls, tap: str, factor: ArrayLike, **at: Where) -> Edit:
+        """Multiply by `factor`."""
+        return cls(tap, factor, 0.0, at)
+
+    def __repr__(self) -> str:
+        def show(x: ArrayLike) -> str:
+            array = np.asarray(x)
+            return f"array{array.shape}" if array.ndim else str(array)
+
+        at = "".join(f", {axis}={where}" for axis, where in self.at.items())
+        return f"Edit({self.tap!r}, keep={show(self.keep)}, add={show(self.add)}{at})"
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What part of its sequences one run sees: the sizes of the axes that vary from run to run.
+
+    starts: (batch,) absolute position of the first token of each row. keys: keys attended to.
+    cached: whether an edit may speak of positions beyond this chunk.
+    """
+
+    starts: NDArray[np.int64]
+    pos: int
+    keys: int
+    cached: bool = False
+
+    def size(self, axis: str, config: GPT2Config) -> int:
+        """Size of a tap's axis in this run."""
+        return {
+            "batch": len(self.starts),
+            "pos": self.pos,
+            "query": self.pos,
+            "key": self.keys,
+            "head": config.n_head,
+            "d_model": config.n_embd,
+            "d_head": config.d_head,
+            "d_mlp": config.d_mlp,
+            "one": 1,
+        }[axis]
+
+
+Affine = tuple[NDArray[np.floating], NDArray[np.floating]]
+
+
+def affine(edits: Iterable[Edit], config: GPT2Config, chunk: Chunk) -> dict[str, Affine]:
+    """Canonical tap -> (keep, add), each with all axes of the tap, sizes 1 or the chunk's own.
+
+    Several edits of one tap are composed in order: `k2 (k1 x + a1) + a2`. Raises EditError when an
+    edit does not broadcast and TapError for an unknown tap.
+    """
+    out: dict[str, Affine] = {}
+    for edit in edits:
+        for tap in resolve(edit.tap, config.n_layer):
+            keep, add = _expand(edit, tap, config, chunk)
+            if tap in out:
+                before_keep, before_add = out[tap]
+                keep, add = keep * before_keep, keep * before_add + add
+            out[tap] = keep, add
+    return out
+
+
+def _expand(edit: Edit, tap: str, config: GPT2Config, chunk: Chunk) -> Affine:
+    """One edit of one tap as full-rank arrays over the chunk."""
+    axes = axes_of(tap)
+    unknown = set(edit.at) - set(axes)
+    if unknown:
+        raise EditError(f"{edit!r}: {tap} has no axis {min(unknown)!r}; its axes are {axes}")
+    sizes = {axis: chunk.size(axis, config) for axis in axes}
+    chosen = {axis: _indices(edit, axis, sizes[axis], chunk) for axis in axes if axis in edit.at}
+    keep, add = (_block(edit, x, axes, sizes, chosen, chunk) for x in (edit.keep, edit.add))
+    hit = np.ones((1,) * len(axes), bool)
+    for dim, axis in enumerate(axes):
+        spans = max(keep.shape[dim], add.shape[dim])
+        if axis in chosen:
+            index = chosen[axis]
+        elif axis in (*_POSITIONS, "key") and spans > 1:
+            index = np.arange(spans)  # an array over positions starts at position 0
+        else:
+            continue
+        where = _lookup(index, axis, sizes[axis], chunk)  # (1 or batch, size), -1 = not selected
+        keep, add = (_gather(x, where, dim) for x in (keep, add))
+        shape = [1] * len(axes)
+        shape[0], shape[dim] = (where.shape[0], shape[dim]) if dim else (1, 1)
+        shape[dim] = where.shape[1]
+        hit = hit & (where >= 0).reshape(shape)
+    return np.where(hit, keep, 1.0), np.where(hit, add, 0.0)
+
+
+def _indices(edit: Edit, axis: str, size: int, chunk: Chunk) -> NDArray[np.int64]:
+    """The indices that `at[axis]` selects, absolute where the axis is of positions."""
+    where = edit.at[axis]
+    positional = axis in (*_POSITIONS, "key")
+    end = int(chunk.starts.max()) + chunk.pos if positional else size
+    if isinstance(where, slice):
+        if positional and chunk.cached and where.stop is None:
+            raise EditError(f"{edit!r}: under a cache give the slice of {axis} an end")
+        return np.arange(*where.indices(max(end, where.stop or 0) if chunk.cached else end))
+    index = np.atleast_1d(np.asarray(where, np.int64))
+    if positional and chunk.cached:
+        if (index < 0).any():
+            raise EditError(f"{edit!r}: a negative {axis} is ambiguous under a cache; count from 0")
+        return index
+    if ((index < -end) | (index >= end)).any():
+        raise EditError(f"{edit!r}: {axis} = {where} is out of range; the size is {end}")
+    return index % end
+
+
+def _block(
+    edit: Edit,
+    value: ArrayLike,
+    axes: tuple[str, ...],
+    sizes: Mapping[str, int],
+    chosen: Mapping[str, NDArray[np.int64]],
+    chunk: Chunk,
+) -> NDArray[np.floating]:
+    """`value` with all axes of the tap, checked against the selected part of it."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiub":
+        raise EditError(f"{edit!r}: keep and add must be numbers, got {array.dtype}")
+    array = array.astype(np.result_type(array.dtype, np.float32))
+    dropped = [i for i, axis in enumerate(axes) if isinstance(edit.at.get(axis), int | np.integer)]
+    rank = len(axes) - len(dropped)
+    if array.ndim <= rank:
+        full = np.expand_dims(array.reshape((1,) * (rank - array.ndim) + array.shape), dropped)
+        want = [len(chosen[axis]) if axis in chosen else sizes[axis] for axis in axes]
+        fits = all(
+            have in (1, size) or (axis not in chosen and _covers(axis, have, chunk))
+            for axis, have, size in zip(axes, full.shape, want, strict=True)
+        )
+        if fits:
+            return full
+    block = ", ".join(
+        f"{axis} {len(chosen[axis]) if axis in chosen else sizes[axis]}"
+        for i, axis in enumerate(axes)
+        if i not in dropped
+    )
+    raise EditError(f"{edit!r}: shape {array.shape} does not broadcast against ({block})")
+
+
+def _covers(axis: str, have: int, chunk: Chunk) -> bool:
+    """Whether an array over positions reaches as far as this chunk does."""
+    end = int(chunk.starts.max()) + chunk.pos
+    return chunk.cached and axis in (*_POSITIONS, "key") and have >= end
+
+
+def _lookup(index: NDArray[np.int64], axis: str, size: int, chunk: Chunk) -> NDArray[np.int64]:
+    """(1 or batch, size): for each place of the axis in this chunk, its place in `index`, or -1."""
+    here = np.arange(size)[None]
+    if axis in _POSITIONS:
+        starts = chunk.starts[:1] if (chunk.starts == chunk.starts[0]).all() else chunk.starts
+        here = starts[:, None] + here
+    where = np.full(int(max(here.max(), index.max(initial=0))) + 1, -1)
+    where[index] = np.arange(len(index))
+    return where[here]
+
+
+def _gather(x: NDArray[np.floating], where: NDArray[np.int64], dim: int) -> NDArray[np.floating]:
+    """Take `where` along `dim` of x, row by row; a size of 1 stays, as it serves every place."""
+    if x.shape[dim] == 1:
+        return x
+    if dim == 0 or len(where) == 1:
+        taken: NDArray[np.floating] = np.take(x, np.maximum(where[0], 0), axis=dim)
+        return taken
+    x = np.broadcast_to(x, (len(where), *x.shape[1:]))
+    rows = zip(x, where, strict=True)
+    return np.stack([np.take(row, np.maximum(w, 0), axis=dim - 1) for row, w in rows])

@@ -1,0 +1,54 @@
+"""Every error that gpt2kit raises on purpose.
+
+GPT2KitError
+├── ConfigError       config.json asks for something that the model does not compute
+├── CheckpointError   weights or tokenizer files missing, corrupt or misshapen; unknown model id
+├── InputError        a prompt, an id, a sampling setting or an option is out of range
+│   ├── TapError      unknown tap, or one that this engine cannot give
+│   └── EditError     an edit that does not fit its tap
+├── ExportError       tracing or writing an ONNX file failed
+│   └── ParityError   torch and ONNX disagree
+└── EngineError       onnxruntime, its device, or the .onnx file cannot be used
+
+A message is one line: what was given, what is wrong, what to do.
+"""
+
+
+class GPT2KitError(Exception):
+    """Root of the tree; the command line prints it as one line and exits with `exit_code`."""
+
+    exit_code = 2
+
+
+class ConfigError(GPT2KitError):
+    """The model's configuration is not one that gpt2kit computes."""
+
+
+class CheckpointError(GPT2KitError):
+    """A model could not be found, read, or does not fit its configuration."""
+
+
+class InputError(GPT2KitError, ValueError):
+    """An argument is out of range."""
+
+
+class TapError(InputError):
+    """A tap is unknown, or this engine does not carry it."""
+
+
+class EditError(InputError):
+    """An edit does not fit the tap it names."""
+
+
+class ExportError(GPT2KitError):
+    """An ONNX file could not be made."""
+
+
+class ParityError(ExportError):
+    """Torch and ONNX do not agree within the stated tolerance."""
+
+    exit_code = 1
+
+
+class EngineError(GPT2KitError):
+    """An ONNX file cannot be run here."""

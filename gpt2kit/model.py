@@ -1,0 +1,264 @@
+"""GPT-2, read top-down. Module names equal the keys of Hugging Face checkpoints.
+
+Axes are those of `gpt2kit.taps`. Every named place passes through `Hooks`, which edits it and then
+keeps it, if asked; with nothing asked for, a forward pass is the plain computation.
+
+Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"; pre-norm blocks,
+learned positions, one matrix for embedding and unembedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gpt2kit.config import GPT2Config
+from gpt2kit.taps import resolve, resolve_one
+
+ACTIVATION: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_fast": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu": F.gelu,
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "relu": F.relu,
+    "silu": F.silu,
+    "swish": F.silu,
+    "tanh": torch.tanh,
+}
+
+
+class Output(NamedTuple):
+    """What a forward pass returns.
+
+    logits: (batch, pos, vocab), or (batch, 1, vocab) with last_only.
+    taps:   canonical name -> value after any edit, axes as in `gpt2kit.taps`.
+    """
+
+    logits: Tensor
+    taps: dict[str, Tensor]
+
+
+class Cache(Protocol):
+    """Keys and values of earlier positions; the model knows no more of it than this."""
+
+    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Add k and v (batch, head, pos, d_head); return all keys and values to attend to."""
+
+
+class Hooks:
+    """The taps and edits of one forward pass."""
+
+    def __init__(
+        self, n_layer: int, taps: Iterable[str], edits: Mapping[str, Callable[[Tensor], Tensor]]
+    ) -> None:
+        self.wanted = frozenset(resolve(taps, n_layer))
+        self.edits = {resolve_one(name, n_layer): edit for name, edit in edits.items()}
+        self.values: dict[str, Tensor] = {}
+
+    def needs(self, *names: str) -> bool:
+        """Whether any of these taps is read or edited."""
+        return any(name in self.wanted or name in self.edits for name in names)
+
+    def __call__(self, name: str, x: Tensor) -> Tensor:
+        """Pass the value at a tap through: edit it, keep it, return it."""
+        if name in self.edits:
+            x = self.edits[name](x)
+        if name in self.wanted:
+            self.values[name] = x
+        return x
+
+
+class Conv1D(nn.Module):
+    """A linear layer whose weight is (in, out), as GPT-2's checkpoints have it."""
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n_in, n_out))
+        self.bias = nn.Parameter(torch.zeros(n_out))
+        nn.init.normal_(self.weight, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, in) -> (…, out)."""
+        flat = torch.addmm(self.bias, x.reshape(-1, x.shape[-1]), self.weight)
+        return flat.view(*x.shape[:-1], self.weight.shape[1])
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer norm whose denominator, sqrt(variance + eps), is a tap."""
+
+    def normalise(self, x: Tensor, hooks: Hooks, scale_tap: str) -> Tensor:
+        """(batch, pos, d_model) -> the same."""
+        if hooks.needs(scale_tap):
+            centred = at_least_float32(x - x.mean(-1, keepdim=True))
+            scale = (centred.pow(2).mean(-1, keepdim=True) + self.eps).sqrt().to(x.dtype)
+            scale = hooks(scale_tap, scale)  # (batch, pos, 1)
+            if scale_tap in hooks.edits:
+                return (centred / scale).to(x.dtype) * self.weight + self.bias
+        return super().forward(x)
+
+
+class Attention(nn.Module):
+    """Causal self-attention with the heads' parts as taps."""
+
+    def __init__(self, config: GPT2Config, layer: int) -> None:
+        super().__init__()
+        self.layer, self.name = layer, f"blocks.{layer}"
+        self.n_head, self.d_head = config.n_head, config.d_head
+        self.scale = config.attn_scale(layer)
+        self.c_attn = Conv1D(config.n_embd, 3 * config.n_embd)
+        self.c_proj = Conv1D(config.n_embd, config.n_embd)
+
+    def forward(self, x: Tensor, hooks: Hooks, mask: Tensor | None, cache: Cache | None) -> Tensor:
+        """x (batch, pos, d_model) -> attn_out, the same shape. mask: see `GPT2.forward`."""
+        name, d_model = self.name, x.shape[-1]
+        heads = (*x.shape[:-1], self.n_head, self.d_head)
+        q, k, v = (
+            hooks(f"{name}.{tap}", part.view(heads))  # (batch, pos, head, d_head)
+            for tap, part in zip("qkv", self.c_attn(x).split(d_model, dim=-1), strict=True)
+        )
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (batch, head, pos, d_head)
+        if cache is not None:
+            k, v = cache.update(self.layer, k, v)
+        if hooks.needs(f"{name}.attn_scores", f"{name}.pattern"):
+            z = self.explicit(q, k, v, hooks, mask)
+        else:
+            causal = mask is None and q.shape[2] > 1
+            z = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=self.scale)
+        z = hooks(f"{name}.z", z.transpose(1, 2))  # (batch, pos, head, d_head)
+        out = None
+        if hooks.needs(f"{name}.head_out"):
+            w = self.c_proj.weight.view(self.n_head, self.d_head, d_model)
+            out = hooks(f"{name}.head_out", torch.einsum("bphe,hed->bphd", z, w))
+        if out is None or f"{name}.head_out" not in hooks.edits:
+            return hooks(f"{name}.attn_out", self.c_proj(z.reshape(x.shape)))
+        return hooks(f"{name}.attn_out", out.sum(2) + self.c_proj.bias)
+
+    def explicit(
+        self, q: Tensor, k: Tensor, v: Tensor, hooks: Hooks, mask: Tensor | None
+    ) -> Tensor:
+        """Attention with its scores and pattern at hand; scores are tapped before the mask.
+
+        Half-precision scores and softmax are float32, as in the fused kernels, so that
+        `reorder_and_upcast_attn` holds for every checkpoint.
+        """
+        scores = at_least_float32(q) @ at_least_float32(k).transpose(-2, -1) * self.scale
+        scores = hooks(f"{self.name}.attn_scores", scores)  # (batch, head, query, key)
+        if mask is None and q.shape[2] > 1:
+            mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+        if mask is not None:
+            scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+        pattern = hooks(f"{self.name}.pattern", scores.softmax(-1).to(v.dtype))
+        return pattern @ v
+
+
+class MLP(nn.Module):
+    """Two linear layers around an activation; its hidden units are the neurons."""
+
+    def __init__(self, config: GPT2Config, layer: int) -> None:
+        super().__init__()
+        self.name = f"blocks.{layer}"
+        self.c_fc = Conv1D(config.n_embd, config.d_mlp)
+        self.c_proj = Conv1D(config.d_mlp, config.n_embd)
+        self.act = ACTIVATION[config.activation_function]
+
+    def forward(self, x: Tensor, hooks: Hooks) -> Tensor:
+        """(batch, pos, d_model) -> mlp_out, the same shape."""
+        pre = hooks(f"{self.name}.mlp_pre", self.c_fc(x))  # (batch, pos, d_mlp)
+        post = hooks(f"{self.name}.mlp_post", self.act(pre))
+        return hooks(f"{self.name}.mlp_out", self.c_proj(post))
+
+
+class Block(nn.Module):
+    """Attention and MLP, each reading a normalised residual stream and adding to it."""
+
+    def __init__(self, config: GPT2Config, layer: int) -> None:
+        super().__init__()
+        self.name = f"blocks.{layer}"
+        self.ln_1 = LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        self.attn = Attention(config, layer)
+        self.ln_2 = LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        self.mlp = MLP(config, layer)
+
+    def forward(self, x: Tensor, hooks: Hooks, mask: Tensor | None, cache: Cache | None) -> Tensor:
+        """resid_pre (batch, pos, d_model) -> resid_post, the same shape."""
+        normed = self.ln_1.normalise(x, hooks, f"{self.name}.ln_1_scale")
+        x = hooks(f"{self.name}.resid_mid", x + self.attn(normed, hooks, mask, cache))
+        normed = self.ln_2.normalise(x, hooks, f"{self.name}.ln_2_scale")
+        return hooks(f"{self.name}.resid_post", x + self.mlp(normed, hooks))
+
+
+class GPT2(nn.Module):
+    """The whole model. Weights are raw: nothing is folded, centred or split."""
+
+    def __init__(self, config: GPT2Config) -> None:
+        super().__init__()
+        self.config = config
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        self.wpe = nn.Embedding(config.n_positions, config.n_embd)
+        self.h = nn.ModuleList(Block(config, i) for i in range(config.n_layer))
+        self.ln_f = LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        if not config.tie_word_embeddings:
+            self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+
+    def forward(
+        self,
+        ids: Tensor,
+        *,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+        cache: Cache | None = None,
+        taps: Iterable[str] = (),
+        edits: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
+        last_only: bool = False,
+    ) -> Output:
+        """Token ids (batch, pos) -> logits, and the taps asked for.
+
+        positions: (batch or 1, pos), counted from 0; by default 0, 1, 2, ….
+        mask: bool, broadcastable to (batch, head, query, key), True where a query may look. None is
+              causal attention without a past, or one query that sees every key.
+        edits: tap name -> function of the value at that tap.
+        last_only: logits of the last position alone.
+        """
+        hooks = Hooks(self.config.n_layer, taps, edits or {})
+        x = self.hidden(ids, hooks, positions=positions, mask=mask, cache=cache)
+        return Output(self.unembed(x[:, -1:] if last_only else x), hooks.values)
+
+    def hidden(
+        self,
+        ids: Tensor,
+        hooks: Hooks,
+        *,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Token ids (batch, pos) -> ln_f (batch, pos, d_model), what the unembedding reads."""
+        if positions is None:
+            positions = torch.arange(ids.shape[1], device=ids.device)[None]
+        embed = hooks("embed", self.wte(ids))
+        pos_embed = self.wpe(positions)
+        if hooks.needs("pos_embed"):
+            pos_embed = hooks("pos_embed", pos_embed.expand_as(embed))
+        x = hooks("blocks.0.resid_pre", embed + pos_embed)
+        for block in self.h:
+            x = block(x, hooks, mask, cache)
+        return hooks("ln_f", self.ln_f.normalise(x, hooks, "ln_f_scale"))
+
+    def unembed(self, x: Tensor) -> Tensor:
+        """ln_f (…, d_model) -> logits (…, vocab)."""
+        return F.linear(x, self.unembedding)
+
+    @property
+    def unembedding(self) -> Tensor:
+        """(vocab, d_model); the embedding itself where the two are tied."""
+        return self.wte.weight if self.config.tie_word_embeddings else self.lm_head.weight
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision becomes float32; float32 and float64 stay."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -1,0 +1,70 @@
+"""From logits to the next token: greedy, or temperature with top-k and top-p; seeded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gpt2kit.errors import InputError
+
+
+@dataclass
+class Sampler:
+    """Picks one token a row; each row of a batch has a random stream of its own.
+
+    temperature: divides the logits; above 0.
+    top_k: how many of the likeliest tokens stay in the draw; None for all.
+    top_p: the least set of tokens that holds this much probability stays (nucleus sampling,
+           Holtzman et al. 2020, arXiv 1904.09751); in (0, 1].
+    seed:  the same seed and logits give the same tokens, whatever else is in the batch.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = 50
+    top_p: float = 1.0
+    greedy: bool = False
+    seed: int | None = None
+    _streams: list[np.random.Generator] = field(default_factory=list, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0 or np.isinf(self.temperature):
+            raise InputError(
+                f"temperature = {self.temperature} must be above 0; for the likeliest token, "
+                "ask for greedy"
+            )
+        if self.top_k is not None and self.top_k < 1:
+            raise InputError(f"top_k = {self.top_k} must be at least 1")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"top_p = {self.top_p} must be in (0, 1]")
+        if self.seed is not None and self.seed < 0:
+            raise InputError(f"seed = {self.seed} must not be negative")
+        if self.seed is None:
+            self.seed = int(np.random.SeedSequence().generate_state(1)[0])
+
+    def check(self, vocab_size: int) -> None:
+        """Raise InputError if this sampler does not fit a vocabulary."""
+        if self.top_k is not None and self.top_k > vocab_size:
+            raise InputError(f"top_k = {self.top_k} is more than the vocabulary of {vocab_size}")
+
+    def pick(self, logits: NDArray[np.floating]) -> NDArray[np.int64]:
+        """(batch, vocab) logits -> (batch,) token ids."""
+        if self.greedy:
+            return np.asarray(logits.argmax(-1), np.int64)
+        while len(self._streams) < len(logits):
+            self._streams.append(np.random.default_rng([self.seed or 0, len(self._streams)]))
+        rows = zip(logits, self._streams, strict=False)
+        return np.array([self._draw(row, stream) for row, stream in rows])
+
+    def _draw(self, logits: NDArray[np.floating], stream: np.random.Generator) -> int:
+        k = self.top_k or len(logits)
+        ids = np.argpartition(logits, -k)[-k:] if k < len(logits) else np.arange(len(logits))
+        ids = ids[np.argsort(-logits[ids], kind="stable")]
+        scaled = logits[ids].astype(np.float64) / self.temperature
+        p = np.exp(scaled - scaled[0])
+        p /= p.sum()
+        if self.top_p < 1:
+            p = p[: int(np.searchsorted(p.cumsum(), self.top_p)) + 1]
+        cumulative = p.cumsum()
+        return int(ids[np.searchsorted(cumulative, stream.random() * cumulative[-1], "right")])

@@ -1,0 +1,170 @@
+"""The table of taps: named places in the forward pass whose values can be read and edited.
+
+Axes are words used throughout the project:
+
+    batch     prompts run together           head      attention head
+    pos       token position, absolute       query     position that attends
+    d_model   width of the residual stream   key       position attended to
+    d_head    width of one head              d_mlp     hidden width of an MLP
+
+A tap has one canonical name. Aliases (`blocks.3.resid_pre` for `blocks.2.resid_post`, negative
+layers, TransformerLens' hook names) resolve to it, so that nothing fires twice.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from typing import Generic, TypeVar
+
+from gpt2kit.errors import TapError
+
+RESID = ("batch", "pos", "d_model")
+HEAD = ("batch", "pos", "head", "d_head")
+SCORES = ("batch", "head", "query", "key")
+MLP = ("batch", "pos", "d_mlp")
+SCALE = ("batch", "pos", "one")
+
+_BEFORE = {"embed": RESID, "pos_embed": RESID, "blocks.0.resid_pre": RESID}
+_BLOCK = {  # in the order in which they fire
+    "ln_1_scale": SCALE,
+    "q": HEAD,
+    "k": HEAD,
+    "v": HEAD,
+    "attn_scores": SCORES,
+    "pattern": SCORES,
+    "z": HEAD,
+    "head_out": ("batch", "pos", "head", "d_model"),
+    "attn_out": RESID,
+    "resid_mid": RESID,
+    "ln_2_scale": SCALE,
+    "mlp_pre": MLP,
+    "mlp_post": MLP,
+    "mlp_out": RESID,
+    "resid_post": RESID,
+}
+_AFTER = {"ln_f_scale": SCALE, "ln_f": RESID}
+
+# TransformerLens' hook names, for scripts that come from there.
+_TL_BLOCK = {
+    "hook_resid_pre": "resid_pre",
+    "ln1.hook_scale": "ln_1_scale",
+    "attn.hook_q": "q",
+    "attn.hook_k": "k",
+    "attn.hook_v": "v",
+    "attn.hook_attn_scores": "attn_scores",
+    "attn.hook_pattern": "pattern",
+    "attn.hook_z": "z",
+    "attn.hook_result": "head_out",
+    "hook_attn_out": "attn_out",
+    "hook_resid_mid": "resid_mid",
+    "ln2.hook_scale": "ln_2_scale",
+    "mlp.hook_pre": "mlp_pre",
+    "mlp.hook_post": "mlp_post",
+    "hook_mlp_out": "mlp_out",
+    "hook_resid_post": "resid_post",
+}
+_TL_MODEL = {
+    "hook_embed": "embed",
+    "hook_pos_embed": "pos_embed",
+    "ln_final.hook_scale": "ln_f_scale",
+    "ln_final.hook_normalized": "ln_f",
+}
+
+Array = TypeVar("Array")
+
+
+@cache
+def tap_axes(n_layer: int) -> dict[str, tuple[str, ...]]:
+    """Every canonical tap of a model with `n_layer` layers -> its axes, in the order they fire."""
+    blocks = {f"blocks.{i}.{tap}": axes for i in range(n_layer) for tap, axes in _BLOCK.items()}
+    return {**_BEFORE, **blocks, **_AFTER}
+
+
+def axes_of(name: str) -> tuple[str, ...]:
+    """Axes of a canonical tap name."""
+    return {**_BEFORE, **_BLOCK, **_AFTER}[name if name in _BEFORE else name.rsplit(".", 1)[-1]]
+
+
+@cache
+def _aliases(n_layer: int) -> dict[str, str]:
+    """Every accepted spelling without wildcards -> canonical name."""
+    names = {name: name for name in tap_axes(n_layer)} | _TL_MODEL
+    for i in range(n_layer):
+        if i:
+            names[f"blocks.{i}.resid_pre"] = f"blocks.{i - 1}.resid_post"
+        for hook, tap in _TL_BLOCK.items():
+            names[f"blocks.{i}.{hook}"] = names[f"blocks.{i}.{tap}"]
+    return names
+
+
+def resolve(patterns: str | Iterable[str], n_layer: int) -> tuple[str, ...]:
+    """Canonical names of the taps that `patterns` select, each once, in the order they fire.
+
+    A pattern is a tap name, an alias, or a glob of either (`blocks.*.resid_post`); layer numbers
+    may be negative (`blocks.-1.z`). Raises TapError, with the nearest name, when one selects
+    nothing.
+    """
+    aliases = _aliases(n_layer)
+    chosen: set[str] = set()
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        wanted = re.sub(r"^blocks\.(-\d+)\.", lambda m: f"blocks.{int(m[1]) + n_layer}.", pattern)
+        if wanted in aliases:
+            chosen.add(aliases[wanted])
+            continue
+        found = {aliases[name] for name in fnmatch.filter(aliases, wanted)}
+        if not found:
+            raise TapError(f"unknown tap {pattern!r}{_hint(wanted, n_layer)}")
+        chosen |= found
+    return tuple(name for name in tap_axes(n_layer) if name in chosen)
+
+
+def resolve_one(name: str, n_layer: int) -> str:
+    """The canonical name of exactly one tap; a pattern that selects several is a TapError."""
+    found = resolve(name, n_layer)
+    if len(found) > 1:
+        raise TapError(f"{name!r} selects {len(found)} taps ({found[0]}, …); name one")
+    return found[0]
+
+
+def _hint(name: str, n_layer: int) -> str:
+    layer = re.match(r"blocks\.(-?\d+)\.", name)
+    if layer and not 0 <= int(layer[1]) < n_layer:
+        return f"; the model has layers 0 to {n_layer - 1}"
+    near = difflib.get_close_matches(name, _aliases(n_layer), n=1, cutoff=0.5)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return "; see `gpt2kit taps` for the list"
+
+
+class TapDict(Mapping[str, Array], Generic[Array]):
+    """Tap values by name. Any spelling of a tap finds it; iteration gives canonical names."""
+
+    def __init__(self, values: Mapping[str, Array], n_layer: int) -> None:
+        self._values, self._n_layer = dict(values), n_layer
+
+    def __getitem__(self, name: str) -> Array:
+        tap = resolve_one(name, self._n_layer)
+        if tap not in self._values:
+            have = ", ".join(self._values) or "none"
+            raise TapError(f"tap {name!r} was not asked for in this run; it holds: {have}")
+        return self._values[tap]
+
+    def __contains__(self, name: object) -> bool:
+        try:
+            return isinstance(name, str) and resolve_one(name, self._n_layer) in self._values
+        except TapError:
+            return False
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{k}: {tuple(getattr(v, 'shape', ()))}" for k, v in self.items())
+        return f"TapDict({shapes})"

@@ -1,0 +1,79 @@
+"""Text <-> token ids: GPT-2's byte-level BPE, on the `tokenizers` library."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import tokenizers
+
+from gpt2kit.errors import CheckpointError, InputError
+
+END_OF_TEXT = "<|endoftext|>"
+
+
+class Tokenizer:
+    """Encodes without adding anything: no BOS, no padding; the ids are the text's own."""
+
+    def __init__(self, inner: tokenizers.Tokenizer) -> None:
+        self._inner = inner
+        inner.no_truncation()
+        inner.no_padding()
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> Tokenizer | None:
+        """Read tokenizer.json, else vocab.json and merges.txt; None where there is neither."""
+        folder = Path(folder)
+        file, vocab, merges = (
+            folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt")
+        )
+        try:
+            if file.is_file():
+                return cls(tokenizers.Tokenizer.from_file(str(file)))
+            if vocab.is_file() and merges.is_file():
+                inner = tokenizers.ByteLevelBPETokenizer(str(vocab), str(merges))._tokenizer
+                inner.add_special_tokens([END_OF_TEXT])
+                return cls(inner)
+        except Exception as error:  # tokenizers raises bare Exception
+            raise CheckpointError(f"{folder}: tokenizer files cannot be read ({error})") from error
+        return None
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text; `<|endoftext|>` in it is the one special token."""
+        ids: list[int] = self._inner.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of these ids; bytes that are not UTF-8 become U+FFFD."""
+        text: str = self._inner.decode([int(i) for i in ids], skip_special_tokens=False)
+        return text
+
+    def tokens(self, ids: Sequence[int]) -> list[str]:
+        """The text of each id by itself."""
+        return [self.decode([i]) for i in ids]
+
+    def single(self, text: str) -> int:
+        """The id of a text that is one token. Raises InputError, with its pieces, if it is not."""
+        ids = self.encode(text)
+        if len(ids) != 1:
+            pieces = " + ".join(repr(piece) for piece in self.tokens(ids)) or "nothing"
+            other = text.lstrip() if text.startswith(" ") else f" {text}"
+            hint = f"; {other!r} is" if len(self.encode(other)) == 1 else ""
+            raise InputError(f"{text!r} is not one token: it is {pieces}{hint}")
+        return ids[0]
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, special tokens included."""
+        size: int = self._inner.get_vocab_size()
+        return size
+
+    def save(self, path: str | Path) -> None:
+        """Write a tokenizer.json."""
+        self._inner.save(str(path))
+
+
+def printable(token: str) -> str:
+    """A token on one line: line breaks and other control characters become visible signs."""
+    table = {"\n": "⏎", "\t": "⇥", "\r": "␍", "\x7f": "␡"}
+    return "".join(table.get(c, chr(0x2400 + ord(c)) if c < " " else c) for c in token)

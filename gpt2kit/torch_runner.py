@@ -1,0 +1,291 @@
+"""The torch engine: a Runner over the module itself, and `load`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from gpt2kit import checkpoint
+from gpt2kit.edits import Affine, Chunk, Edit, affine
+from gpt2kit.errors import EditError, InputError
+from gpt2kit.model import GPT2, Hooks, at_least_float32
+from gpt2kit.runner import Batch, Floats, Ids, KVCache, Readout, Run, Source, prepare
+from gpt2kit.taps import TapDict, resolve_one
+from gpt2kit.tokenizer import Tokenizer
+
+DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float64": torch.float64,
+}
+TILE_BYTES = 64 << 20  # of logits held at a time by a readout
+
+Function = Callable[[Tensor], Tensor]
+
+
+def load(
+    model: str | os.PathLike[str] = "auto",
+    *,
+    revision: str | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
+) -> TorchRunner:
+    """Load a GPT-2 from a folder in Hugging Face layout, a hub id, "bundled" or "auto".
+
+    device: "cpu", "cuda", …, or "auto": CUDA where torch has it, else the CPU.
+    dtype: "float32", "float16", "bfloat16" or "float64", whatever the file holds.
+    Raises CheckpointError, ConfigError or InputError, each saying what to do.
+    """
+    if dtype not in DTYPES:
+        raise InputError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+    device = _device(device)
+    found = checkpoint.find(model, revision)
+    module = checkpoint.read_model(found.folder, device, DTYPES[dtype])
+    return TorchRunner(module, Tokenizer.from_folder(found.folder), found.source)
+
+
+def _device(device: str) -> str:
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise InputError(
+            f"device {device!r} is not one that torch knows; try cpu or cuda"
+        ) from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            f"device {device!r}: torch sees no CUDA here; `gpt2kit doctor` says what is missing"
+        )
+    return device
+
+
+class TorchCache(KVCache):
+    """Preallocated keys and values: two tensors (layer, batch, head, max_length, d_head)."""
+
+    def __init__(self, keys: Tensor, values: Tensor, lengths: np.ndarray) -> None:
+        super().__init__(lengths, keys.shape[3])
+        self.keys, self.values = keys, values
+
+    def copy(self) -> TorchCache:
+        """An independent cache with the same content."""
+        return TorchCache(self.keys.clone(), self.values.clone(), self.lengths.copy())
+
+
+class _Writer:
+    """Puts one run's keys and values at their absolute positions in a cache."""
+
+    def __init__(self, cache: TorchCache, batch: Batch) -> None:
+        self.cache, self.batch = cache, batch
+        if not batch.uniform:  # (tokens,) row and position of every token that is not padding
+            rows, columns = np.nonzero(np.arange(batch.ids.shape[1]) < batch.lengths[:, None])
+            place = (rows, columns, batch.starts[rows] + columns)
+            self.rows, self.columns, self.positions = map(torch.from_numpy, place)
+
+    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """k, v (batch, head, pos, d_head) -> those of all positions so far."""
+        out = []
+        for buffer, new in ((self.cache.keys[layer], k), (self.cache.values[layer], v)):
+            if self.batch.uniform:
+                start = int(self.batch.starts[0])
+                buffer[:, :, start : start + new.shape[2]] = new
+                out.append(buffer[:, :, : start + new.shape[2]])
+            else:
+                buffer[self.rows, :, self.positions] = new[self.rows, :, self.columns]
+                out.append(buffer[:, :, : self.batch.end])
+        return out[0], out[1]
+
+
+class TorchRunner:
+    """A Runner on torch; `model` is the module itself."""
+
+    def __init__(
+        self, model: GPT2, tokenizer: Tokenizer | None = None, source: Source | None = None
+    ) -> None:
+        self.model, self.tokenizer, self.config = model, tokenizer, model.config
+        self.source = source or Source("unnamed")
+
+    def __repr__(self) -> str:
+        c = self.config
+        return (
+            f"TorchRunner({self.source}, {c.n_layer} layers, {c.n_head} heads, d_model {c.n_embd}, "
+            f"{str(self.dtype).removeprefix('torch.')} on {self.device})"
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.wte.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the weights are."""
+        return self.model.wte.weight.dtype
+
+    @torch.inference_mode()
+    def run(
+        self,
+        ids: Ids,
+        *,
+        taps: str | Iterable[str] = (),
+        edits: Sequence[Edit | tuple[str, Function]] = (),
+        cache: KVCache | None = None,
+        lengths: ArrayLike | None = None,
+        last_only: bool = False,
+    ) -> Run:
+        """See `Runner.run`. An edit may also be (tap, function of the tensor at that tap)."""
+        if cache is not None and not isinstance(cache, TorchCache):
+            raise InputError(f"this engine needs a cache of its own, got {type(cache).__name__}")
+        batch = prepare(ids, lengths, cache, self.config)
+        functions = self._functions(edits, batch.chunk(cached=cache is not None))
+        hooks = Hooks(self.config.n_layer, taps, functions)
+        x = self.model.hidden(
+            self._tensor(batch.ids),
+            hooks,
+            positions=self._tensor(batch.positions(self.config.n_positions)),
+            mask=self._mask(batch),
+            cache=None if cache is None else _Writer(cache, batch),
+        )
+        if last_only:
+            x = x[torch.arange(len(x)), self._tensor(batch.lengths - 1)][:, None]
+        logits = _numpy(self.model.unembed(x))
+        taken = TapDict({k: _numpy(v) for k, v in hooks.values.items()}, self.config.n_layer)
+        if cache is None:
+            return Run(logits, taken, None)
+        cache.spent = True
+        return Run(
+            logits, taken, TorchCache(cache.keys, cache.values, batch.starts + batch.lengths)
+        )
+
+    def new_cache(self, batch_size: int = 1, max_length: int | None = None) -> TorchCache:
+        """An empty cache for `batch_size` rows of at most `max_length` positions."""
+        c = self.config
+        length = c.n_positions if max_length is None else max_length
+        if not 1 <= length <= c.n_positions:
+            raise InputError(f"max_length = {length} must be from 1 to {c.n_positions}")
+        shape = (c.n_layer, batch_size, c.n_head, length, c.d_head)
+        keys, values = (torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in "kv")
+        return TorchCache(keys, values, np.zeros(batch_size, np.int64))
+
+    @torch.inference_mode()
+    def readout(
+        self,
+        resid: Floats,
+        *,
+        top_k: int = 5,
+        targets: ArrayLike | None = None,
+        reference: Floats | None = None,
+    ) -> Readout:
+        """See `Runner.readout`; works in tiles of `TILE_BYTES` of logits."""
+        vocab, shape = self.config.vocab_size, resid.shape[:-1]
+        if not 1 <= top_k <= vocab:
+            raise InputError(f"top_k = {top_k} must be from 1 to the vocabulary's {vocab}")
+        rows = 1 if reference is None else int(np.prod(reference.shape[:-1]))
+        if reference is None or shape[len(shape) - reference.ndim + 1 :] != reference.shape[:-1]:
+            if reference is not None:
+                raise InputError(
+                    f"reference {reference.shape} does not end the axes of {resid.shape}"
+                )
+            rows = int(np.prod(shape))
+        flat = resid.reshape(-1, rows, resid.shape[-1])
+        wanted = None
+        if targets is not None:
+            given = np.asarray(targets, np.int64)
+            wanted = np.broadcast_to(given, (*shape, given.shape[-1])).reshape(
+                len(flat), rows, given.shape[-1]
+            )
+        tile = max(1, TILE_BYTES // (4 * vocab))
+        groups: list[list[dict[str, Tensor]]] = [[] for _ in flat]
+        for start in range(0, rows, tile):
+            part = slice(start, start + tile)
+            against = (
+                None
+                if reference is None
+                else self._log_softmax(reference.reshape(rows, -1)[part])[0]
+            )
+            for group, vectors in enumerate(flat):
+                ids = None if wanted is None else self._tensor(wanted[group, part])
+                groups[group].append(self._statistics(vectors[part], top_k, ids, against))
+        merged = {
+            name: np.stack([torch.cat([t[name] for t in tiles]).cpu().numpy() for tiles in groups])
+            for name in groups[0][0]
+        }
+        return Readout(**{k: x.reshape(*shape, *x.shape[2:]) for k, x in merged.items()})
+
+    def _log_softmax(self, resid: Floats) -> tuple[Tensor, Tensor]:
+        """(rows, d_model) -> log-probabilities (rows, vocab) and log_z (rows,)."""
+        x = torch.as_tensor(resid).to(self.device, self.dtype)
+        logits = at_least_float32(self.model.unembed(self.model.ln_f(x)))
+        log_z = logits.logsumexp(-1)
+        return logits.sub_(log_z[:, None]), log_z
+
+    def _statistics(
+        self, resid: Floats, top_k: int, targets: Tensor | None, reference: Tensor | None
+    ) -> dict[str, Tensor]:
+        """The fields of Readout for one tile (rows, d_model)."""
+        logprobs, log_z = self._log_softmax(resid)
+        top = logprobs.topk(top_k)
+        out = {"top_ids": top.indices, "top_logprobs": top.values, "log_z": log_z}
+        if targets is not None:
+            chosen = logprobs.gather(-1, targets)  # (rows, targets)
+            above = [(logprobs > column[:, None]).sum(-1) for column in chosen.unbind(-1)]
+            out |= {"target_logprobs": chosen, "target_ranks": torch.stack(above, -1)}
+        if reference is not None:
+            out["kl"] = torch.linalg.vecdot(reference.exp(), reference - logprobs)
+        out["entropy"] = -torch.linalg.vecdot(logprobs.exp(), logprobs)
+        return out
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+    def _mask(self, batch: Batch) -> Tensor | None:
+        """(1 or batch, 1, query, key), or None where plain causal attention is right.
+
+        Padding is on the right and so always later than what may look; no row of the mask is
+        empty.
+        """
+        start, pos = batch.starts[0], batch.ids.shape[1]
+        if batch.uniform and (start == 0 or pos == 1):
+            return None
+        keys = int(start) + pos if batch.uniform else batch.end
+        queries = self._tensor(batch.positions(self.config.n_positions))  # (1 or batch, pos)
+        return torch.arange(keys, device=self.device) <= queries[:, None, :, None]
+
+    def _functions(
+        self, edits: Sequence[Edit | tuple[str, Function]], chunk: Chunk
+    ) -> dict[str, Function]:
+        """Edits as one function a tap, applied in the order given."""
+        out: dict[str, Function] = {}
+        for edit in edits:
+            if isinstance(edit, Edit):
+                new: dict[str, Function] = {
+                    t: partial(self._apply, a)
+                    for t, a in affine([edit], self.config, chunk).items()
+                }
+            elif isinstance(edit, tuple) and len(edit) == 2 and callable(edit[1]):
+                new = {resolve_one(edit[0], self.config.n_layer): edit[1]}
+            else:
+                raise EditError(f"{edit!r} is neither an Edit nor a (tap, function) pair")
+            for tap, function in new.items():
+                out[tap] = _then(out[tap], function) if tap in out else function
+        return out
+
+    @staticmethod
+    def _apply(change: Affine, x: Tensor) -> Tensor:
+        keep, add = (torch.from_numpy(part).to(x.device, x.dtype) for part in change)
+        return torch.addcmul(add, keep, x)
+
+
+def _then(first: Function, second: Function) -> Function:
+    return lambda x: second(first(x))
+
+
+def _numpy(x: Tensor) -> Floats:
+    return at_least_float32(x).cpu().numpy()
