@@ -1,0 +1,30 @@
+"""exporters: torch -> ONNX, and ONNX -> running. `open_onnx` needs no torch."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from exporters.onnx_export import export_onnx
+    from exporters.onnx_runner import OnnxRunner, open_onnx
+    from exporters.parity import Report, verify
+
+__all__ = ["OnnxRunner", "Report", "export_onnx", "open_onnx", "verify"]
+_HOME = {
+    "OnnxRunner": "onnx_runner",
+    "Report": "parity",
+    "export_onnx": "onnx_export",
+    "open_onnx": "onnx_runner",
+    "verify": "parity",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'exporters' has no attribute {name!r}")
+    return getattr(import_module(f"exporters.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from gpt2kit.edits import Edit
     from gpt2kit.errors import GPT2KitError
     from gpt2kit.model import GPT2
-    from gpt2kit.runner import Readout, Run, Runner, generate
+    from gpt2kit.readout import Readout
+    from gpt2kit.runner import Run, Runner, generate
     from gpt2kit.tokenizer import Tokenizer
     from gpt2kit.torch_runner import TorchRunner, load
 
@@ -36,7 +37,7 @@ _HOME = {
     "Edit": "edits",
     "GPT2Config": "config",
     "GPT2KitError": "errors",
-    "Readout": "runner",
+    "Readout": "readout",
     "Run": "runner",
     "Runner": "runner",
     "Tokenizer": "tokenizer",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
 import sys
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,8 +112,12 @@ def _from_hub(name: str, revision: str | None) -> Path:
             except (hub.HFValidationError, hub.HfHubHTTPError, OSError) as error:
                 reason = str(error).splitlines()[0]
                 raise CheckpointError(f"{name}: the hub refused: {reason}") from error
-            if (folder / "config.json").is_file() and _weight_files(folder):
-                return folder
+            try:
+                if (folder / "config.json").is_file() and _weight_files(folder):
+                    return folder
+            except CheckpointError:  # a download that was cut short
+                if not local:
+                    raise
     raise CheckpointError(f"{name}: the hub has no GPT-2 weights under that name")
 
 
@@ -171,18 +177,20 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
             return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{file}: not a whole safetensors file ({error}); download it again"
+            f"{file}: not a whole safetensors file ({_line(error)}); download it again"
         ) from error
 
 
 def _read_bin(file: Path) -> dict[str, Tensor]:
     try:
-        weights = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        mmap = zipfile.is_zipfile(file)  # files from before torch 1.6 are not, and load as well
+        weights = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{file}: refused, it holds code or objects beside tensors; use safetensors"
+            f"{file}: refused, it is damaged or holds code or objects beside tensors; "
+            "use safetensors"
         ) from error
-    except (OSError, RuntimeError, ValueError, EOFError) as error:
+    except Exception as error:  # a damaged pickle can fail in any way
         raise CheckpointError(f"{file}: not a readable checkpoint ({_line(error)})") from error
     if not isinstance(weights, Mapping) or not all(isinstance(x, Tensor) for x in weights.values()):
         raise CheckpointError(f"{file}: not a mapping from names to tensors")
@@ -238,3 +246,12 @@ def _more(these: Iterable[str], those: Mapping[str, Tensor]) -> str:
 
 def _line(error: BaseException) -> str:
     return (str(error).splitlines() or [repr(error)])[0]
+
+
+def weights_sha256(model: GPT2) -> str:
+    """Digest of every weight: its name, dtype, shape and bytes, in the order of the module."""
+    digest = hashlib.sha256()
+    for name, x in model.state_dict().items():
+        digest.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
+        digest.update(x.cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -46,6 +46,16 @@ _RENAMED = {
     "num_attention_heads": "n_head",
     "num_hidden_layers": "n_layer",
 }
+_SWITCHES = (
+    "scale_attn_weights",
+    "scale_attn_by_inverse_layer_idx",
+    "reorder_and_upcast_attn",
+    "tie_word_embeddings",
+)
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +80,20 @@ class GPT2Config:
     def __post_init__(self) -> None:
         for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+            if not _whole(value):
                 raise ConfigError(f"config: {name} = {value!r}; it must be a whole number above 0")
+        if self.n_inner is not None and not _whole(self.n_inner):
+            raise ConfigError(
+                f"config: n_inner = {self.n_inner!r}; it must be a whole number above 0, or null"
+            )
+        for name in _SWITCHES:
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"config: {name} = {getattr(self, name)!r}; it must be a boolean")
+        epsilon = self.layer_norm_epsilon
+        if not isinstance(epsilon, int | float) or not epsilon > 0:
+            raise ConfigError(
+                f"config: layer_norm_epsilon = {epsilon!r}; it must be a number above 0"
+            )
         if self.n_embd % self.n_head:
             raise ConfigError(
                 f"config: n_embd = {self.n_embd} is not divisible by n_head = {self.n_head}"
@@ -122,7 +144,7 @@ class GPT2Config:
                 )
         known = {key: value for key, value in raw.items() if key in fields}
         if isinstance(known.get("eos_token_id"), list):
-            known["eos_token_id"] = known["eos_token_id"][0]
+            known["eos_token_id"] = next(iter(known["eos_token_id"]), None)
         return cls(**known)
 
     @classmethod

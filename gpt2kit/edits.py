@@ -19,7 +19,8 @@ from gpt2kit.errors import EditError
 from gpt2kit.taps import axes_of, resolve
 
 Where = int | Sequence[int] | slice
-_POSITIONS = ("pos", "query")  # axes that one run sees only a chunk of
+_CHUNKED = ("pos", "query")  # axes that one run sees only a chunk of
+_POSITIONS = (*_CHUNKED, "key")
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +70,7 @@ class Edit:
             array = np.asarray(x)
             return f"array{array.shape}" if array.ndim else str(array)
 
-        at = "".join(f", {axis}={where}" for axis, where in self.at.items())
+        at = "".join(f", {axis}={where}" for axis, where in self.at.items()).replace("\n", "")
         return f"Edit({self.tap!r}, keep={show(self.keep)}, add={show(self.add)}{at})"
 
 
@@ -128,15 +129,17 @@ def _expand(edit: Edit, tap: str, config: GPT2Config, chunk: Chunk) -> Affine:
     if unknown:
         raise EditError(f"{edit!r}: {tap} has no axis {min(unknown)!r}; its axes are {axes}")
     sizes = {axis: chunk.size(axis, config) for axis in axes}
-    chosen = {axis: _indices(edit, axis, sizes[axis], chunk) for axis in axes if axis in edit.at}
+    chosen = {
+        axis: _indices(edit, axis, sizes[axis], config, chunk) for axis in axes if axis in edit.at
+    }
     keep, add = (_block(edit, x, axes, sizes, chosen, chunk) for x in (edit.keep, edit.add))
     hit = np.ones((1,) * len(axes), bool)
     for dim, axis in enumerate(axes):
-        spans = max(keep.shape[dim], add.shape[dim])
+        spans = [x.shape[dim] for x in (keep, add) if x.shape[dim] > 1]
         if axis in chosen:
             index = chosen[axis]
-        elif axis in (*_POSITIONS, "key") and spans > 1:
-            index = np.arange(spans)  # an array over positions starts at position 0
+        elif axis in _POSITIONS and spans:
+            index = np.arange(min(spans))  # an array over positions starts at position 0
         else:
             continue
         where = _lookup(index, axis, sizes[axis], chunk)  # (1 or batch, size), -1 = not selected
@@ -148,23 +151,30 @@ def _expand(edit: Edit, tap: str, config: GPT2Config, chunk: Chunk) -> Affine:
     return np.where(hit, keep, 1.0), np.where(hit, add, 0.0)
 
 
-def _indices(edit: Edit, axis: str, size: int, chunk: Chunk) -> NDArray[np.int64]:
+def _indices(
+    edit: Edit, axis: str, size: int, config: GPT2Config, chunk: Chunk
+) -> NDArray[np.int64]:
     """The indices that `at[axis]` selects, absolute where the axis is of positions."""
     where = edit.at[axis]
-    positional = axis in (*_POSITIONS, "key")
-    end = int(chunk.starts.max()) + chunk.pos if positional else size
+    absolute = chunk.cached and axis in _POSITIONS
+    end = config.n_positions if absolute else size
     if isinstance(where, slice):
-        if positional and chunk.cached and where.stop is None:
+        if absolute and where.stop is None:
             raise EditError(f"{edit!r}: under a cache give the slice of {axis} an end")
-        return np.arange(*where.indices(max(end, where.stop or 0) if chunk.cached else end))
-    index = np.atleast_1d(np.asarray(where, np.int64))
-    if positional and chunk.cached:
-        if (index < 0).any():
-            raise EditError(f"{edit!r}: a negative {axis} is ambiguous under a cache; count from 0")
-        return index
-    if ((index < -end) | (index >= end)).any():
-        raise EditError(f"{edit!r}: {axis} = {where} is out of range; the size is {end}")
-    return index % end
+        given = np.array([x for x in (where.start, where.stop) if x is not None], np.int64)
+        index = np.arange(*where.indices(end))
+    else:
+        given = index = np.atleast_1d(np.asarray(where))
+        if index.ndim > 1 or (index.size and index.dtype.kind not in "iu"):
+            raise EditError(
+                f"{edit!r}: {axis} must be a whole number, a list of them, or a slice "
+                "(np.flatnonzero makes a list of a mask)"
+            )
+        if ((index < -end) | (index >= end)).any():
+            raise EditError(f"{edit!r}: {axis} = {where} is out of range; the size is {end}")
+    if absolute and (given < 0).any():
+        raise EditError(f"{edit!r}: a negative {axis} is ambiguous under a cache; count from 0")
+    return index.astype(np.int64) % end
 
 
 def _block(
@@ -185,11 +195,13 @@ def _block(
     if array.ndim <= rank:
         full = np.expand_dims(array.reshape((1,) * (rank - array.ndim) + array.shape), dropped)
         want = [len(chosen[axis]) if axis in chosen else sizes[axis] for axis in axes]
-        fits = all(
-            have in (1, size) or (axis not in chosen and _covers(axis, have, chunk))
-            for axis, have, size in zip(axes, full.shape, want, strict=True)
+        # Under a cache an array over positions is of the whole sequence, whatever this chunk is.
+        free = [chunk.cached and axis in _POSITIONS and axis not in chosen for axis in axes]
+        fits = (
+            have == 1 or (have >= chunk.keys if whole else have == size)
+            for have, size, whole in zip(full.shape, want, free, strict=True)
         )
-        if fits:
+        if all(fits):
             return full
     block = ", ".join(
         f"{axis} {len(chosen[axis]) if axis in chosen else sizes[axis]}"
@@ -199,16 +211,10 @@ def _block(
     raise EditError(f"{edit!r}: shape {array.shape} does not broadcast against ({block})")
 
 
-def _covers(axis: str, have: int, chunk: Chunk) -> bool:
-    """Whether an array over positions reaches as far as this chunk does."""
-    end = int(chunk.starts.max()) + chunk.pos
-    return chunk.cached and axis in (*_POSITIONS, "key") and have >= end
-
-
 def _lookup(index: NDArray[np.int64], axis: str, size: int, chunk: Chunk) -> NDArray[np.int64]:
     """(1 or batch, size): for each place of the axis in this chunk, its place in `index`, or -1."""
     here = np.arange(size)[None]
-    if axis in _POSITIONS:
+    if axis in _CHUNKED:
         starts = chunk.starts[:1] if (chunk.starts == chunk.starts[0]).all() else chunk.starts
         here = starts[:, None] + here
     where = np.full(int(max(here.max(), index.max(initial=0))) + 1, -1)

@@ -57,7 +57,9 @@ class Hooks:
         self, n_layer: int, taps: Iterable[str], edits: Mapping[str, Callable[[Tensor], Tensor]]
     ) -> None:
         self.wanted = frozenset(resolve(taps, n_layer))
-        self.edits = {resolve_one(name, n_layer): edit for name, edit in edits.items()}
+        self.edits: dict[str, list[Callable[[Tensor], Tensor]]] = {}
+        for name, edit in edits.items():  # two spellings of one tap are two edits of it
+            self.edits.setdefault(resolve_one(name, n_layer), []).append(edit)
         self.values: dict[str, Tensor] = {}
 
     def needs(self, *names: str) -> bool:
@@ -66,8 +68,8 @@ class Hooks:
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
         """Pass the value at a tap through: edit it, keep it, return it."""
-        if name in self.edits:
-            x = self.edits[name](x)
+        for edit in self.edits.get(name, ()):
+            x = edit(x)
         if name in self.wanted:
             self.values[name] = x
         return x

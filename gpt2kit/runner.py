@@ -15,13 +15,12 @@ from numpy.typing import ArrayLike, NDArray
 from gpt2kit.config import GPT2Config
 from gpt2kit.edits import Chunk, Edit
 from gpt2kit.errors import InputError
+from gpt2kit.readout import Floats, Ints, Readout
 from gpt2kit.sampling import Sampler
 from gpt2kit.taps import TapDict
 from gpt2kit.tokenizer import Tokenizer
 
 Ids = Sequence[int] | Sequence[Sequence[int]] | NDArray[np.integer]
-Floats = NDArray[np.floating]
-Ints = NDArray[np.int64]
 Prompt = TypeVar("Prompt", str, list[str])
 
 
@@ -65,27 +64,6 @@ class Run:
     logits: Floats
     taps: TapDict[Floats]
     cache: KVCache | None
-
-
-@dataclass(frozen=True)
-class Readout:
-    """Next-token statistics of residual vectors read through ln_f and the unembedding.
-
-    Leading axes (…) are those of the residual vectors; logarithms are natural.
-    top_ids, top_logprobs: (…, top_k), likeliest first.
-    log_z:   (…) log-sum-exp of the logits, so that logit = log-probability + log_z.
-    entropy: (…) nats.
-    kl:      (…) nats, KL(reference || this), or None without a reference.
-    target_logprobs, target_ranks: (…, targets), or None; rank 0 is the likeliest token.
-    """
-
-    top_ids: Ints
-    top_logprobs: Floats
-    log_z: Floats
-    entropy: Floats
-    kl: Floats | None = None
-    target_logprobs: Floats | None = None
-    target_ranks: Ints | None = None
 
 
 class Runner(Protocol):
@@ -198,27 +176,34 @@ def prepare(
 def _rectangle(ids: Ids, lengths: ArrayLike | None) -> tuple[Ints, Ints]:
     """Rows of ids (batch, pos), padded with 0, and their lengths."""
     if len(ids) and not isinstance(ids, np.ndarray) and isinstance(ids[0], Sequence | np.ndarray):
-        sizes = [len(row) for row in ids]  # type: ignore[arg-type]
+        given = [_integers(row) for row in ids]
+        if any(row.ndim != 1 for row in given):
+            raise InputError("ids must be (batch, pos), or one row, or a list of rows")
+        sizes = [len(row) for row in given]
         rows = np.zeros((len(sizes), max(sizes)), np.int64)
-        for row, given in zip(rows, ids, strict=True):
-            row[: len(given)] = _integers(given)  # type: ignore[arg-type]
+        for row, tokens in zip(rows, given, strict=True):
+            row[: len(tokens)] = tokens
     else:
         rows = np.atleast_2d(_integers(ids))
         sizes = [rows.shape[-1]] * len(rows)
     if rows.ndim != 2:
         raise InputError(f"ids of shape {rows.shape}; they must be (batch, pos) or one row")
     checked = np.asarray(sizes if lengths is None else lengths, np.int64).reshape(-1)
-    if rows.size == 0 or checked.min() < 1:
+    if rows.size == 0 or (checked < 1).any():
         raise InputError(
             "a row has no tokens; give at least one (for an empty prompt, <|endoftext|>)"
         )
     if checked.shape != (len(rows),) or checked.max() > rows.shape[1]:
         raise InputError(f"lengths {checked.tolist()} do not fit ids of shape {rows.shape}")
+    rows[np.arange(rows.shape[1]) >= checked[:, None]] = 0  # padding may be any number
     return rows, checked
 
 
 def _integers(ids: Any) -> Ints:
-    array = np.asarray(ids)
+    try:
+        array = np.asarray(ids)
+    except ValueError as error:
+        raise InputError("ids must be (batch, pos), or one row, or a list of rows") from error
     if array.size and array.dtype.kind not in "iu":
         raise InputError(f"token ids must be whole numbers, got {array.dtype}; encode text first")
     return array.astype(np.int64)
@@ -301,9 +286,9 @@ class _Text:
 
     def _pending(self) -> int:
         """Length of the tail that may still change: half a character, or half a stop string."""
-        broken = len(self.text) - len(self.text.rstrip("\ufffd"))
-        halves = (n for s in self.stop for n in range(1, len(s)) if self.text.endswith(s[:n]))
-        return max([broken, *halves])
+        whole = self.text.rstrip("\ufffd")
+        halves = (n for s in self.stop for n in range(1, len(s)) if whole.endswith(s[:n]))
+        return len(self.text) - len(whole) + max(halves, default=0)
 
 
 def generate(

@@ -61,8 +61,9 @@ class Sampler:
         k = self.top_k or len(logits)
         ids = np.argpartition(logits, -k)[-k:] if k < len(logits) else np.arange(len(logits))
         ids = ids[np.argsort(-logits[ids], kind="stable")]
-        scaled = logits[ids].astype(np.float64) / self.temperature
-        p = np.exp(scaled - scaled[0])
+        below = logits[ids].astype(np.float64) - logits[ids[0]]
+        with np.errstate(over="ignore"):  # a temperature near 0 sends all but the first to -inf
+            p = np.exp(below / self.temperature)
         p /= p.sum()
         if self.top_p < 1:
             p = p[: int(np.searchsorted(p.cumsum(), self.top_p)) + 1]

@@ -40,6 +40,8 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text; `<|endoftext|>` in it is the one special token."""
+        if any("\ud800" <= c <= "\udfff" for c in text):
+            raise InputError("the text holds lone surrogates, which are not UTF-8; remove them")
         ids: list[int] = self._inner.encode(text, add_special_tokens=False).ids
         return ids
 
@@ -68,9 +70,10 @@ class Tokenizer:
         size: int = self._inner.get_vocab_size()
         return size
 
-    def save(self, path: str | Path) -> None:
-        """Write a tokenizer.json."""
-        self._inner.save(str(path))
+    def to_json(self) -> str:
+        """The content of a tokenizer.json."""
+        text: str = self._inner.to_str(pretty=True)
+        return text
 
 
 def printable(token: str) -> str:

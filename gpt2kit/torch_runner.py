@@ -15,7 +15,8 @@ from gpt2kit import checkpoint
 from gpt2kit.edits import Affine, Chunk, Edit, affine
 from gpt2kit.errors import EditError, InputError
 from gpt2kit.model import GPT2, Hooks, at_least_float32
-from gpt2kit.runner import Batch, Floats, Ids, KVCache, Readout, Run, Source, prepare
+from gpt2kit.readout import Floats, Ints, Readout, tiled
+from gpt2kit.runner import Batch, Ids, KVCache, Run, Source, prepare
 from gpt2kit.taps import TapDict, resolve_one
 from gpt2kit.tokenizer import Tokenizer
 
@@ -25,7 +26,6 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float64": torch.float64,
 }
-TILE_BYTES = 64 << 20  # of logits held at a time by a readout
 
 Function = Callable[[Tensor], Tensor]
 
@@ -183,43 +183,18 @@ class TorchRunner:
         targets: ArrayLike | None = None,
         reference: Floats | None = None,
     ) -> Readout:
-        """See `Runner.readout`; works in tiles of `TILE_BYTES` of logits."""
-        vocab, shape = self.config.vocab_size, resid.shape[:-1]
-        if not 1 <= top_k <= vocab:
-            raise InputError(f"top_k = {top_k} must be from 1 to the vocabulary's {vocab}")
-        rows = 1 if reference is None else int(np.prod(reference.shape[:-1]))
-        if reference is None or shape[len(shape) - reference.ndim + 1 :] != reference.shape[:-1]:
-            if reference is not None:
-                raise InputError(
-                    f"reference {reference.shape} does not end the axes of {resid.shape}"
-                )
-            rows = int(np.prod(shape))
-        flat = resid.reshape(-1, rows, resid.shape[-1])
-        wanted = None
-        if targets is not None:
-            given = np.asarray(targets, np.int64)
-            wanted = np.broadcast_to(given, (*shape, given.shape[-1])).reshape(
-                len(flat), rows, given.shape[-1]
-            )
-        tile = max(1, TILE_BYTES // (4 * vocab))
-        groups: list[list[dict[str, Tensor]]] = [[] for _ in flat]
-        for start in range(0, rows, tile):
-            part = slice(start, start + tile)
-            against = (
-                None
-                if reference is None
-                else self._log_softmax(reference.reshape(rows, -1)[part])[0]
-            )
-            for group, vectors in enumerate(flat):
-                ids = None if wanted is None else self._tensor(wanted[group, part])
-                groups[group].append(self._statistics(vectors[part], top_k, ids, against))
-        merged = {
-            name: np.stack([torch.cat([t[name] for t in tiles]).cpu().numpy() for tiles in groups])
-            for name in groups[0][0]
-        }
-        return Readout(**{k: x.reshape(*shape, *x.shape[2:]) for k, x in merged.items()})
+        """See `Runner.readout`."""
+        return tiled(
+            resid,
+            targets,
+            reference,
+            vocab_size=self.config.vocab_size,
+            top_k=top_k,
+            logprobs=lambda x: self._logprobs(x)[0],
+            statistics=partial(self._statistics, top_k),
+        )
 
-    def _log_softmax(self, resid: Floats) -> tuple[Tensor, Tensor]:
+    def _logprobs(self, resid: Floats) -> tuple[Tensor, Tensor]:
         """(rows, d_model) -> log-probabilities (rows, vocab) and log_z (rows,)."""
         x = torch.as_tensor(resid).to(self.device, self.dtype)
         logits = at_least_float32(self.model.unembed(self.model.ln_f(x)))
@@ -227,20 +202,20 @@ class TorchRunner:
         return logits.sub_(log_z[:, None]), log_z
 
     def _statistics(
-        self, resid: Floats, top_k: int, targets: Tensor | None, reference: Tensor | None
-    ) -> dict[str, Tensor]:
+        self, top_k: int, resid: Floats, targets: Ints | None, reference: Tensor | None
+    ) -> dict[str, np.ndarray]:
         """The fields of Readout for one tile (rows, d_model)."""
-        logprobs, log_z = self._log_softmax(resid)
+        logprobs, log_z = self._logprobs(resid)
         top = logprobs.topk(top_k)
         out = {"top_ids": top.indices, "top_logprobs": top.values, "log_z": log_z}
         if targets is not None:
-            chosen = logprobs.gather(-1, targets)  # (rows, targets)
+            chosen = logprobs.gather(-1, self._tensor(targets))  # (rows, targets)
             above = [(logprobs > column[:, None]).sum(-1) for column in chosen.unbind(-1)]
             out |= {"target_logprobs": chosen, "target_ranks": torch.stack(above, -1)}
         if reference is not None:
             out["kl"] = torch.linalg.vecdot(reference.exp(), reference - logprobs)
         out["entropy"] = -torch.linalg.vecdot(logprobs.exp(), logprobs)
-        return out
+        return {name: x.cpu().numpy() for name, x in out.items()}
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
@@ -270,7 +245,8 @@ class TorchRunner:
                     for t, a in affine([edit], self.config, chunk).items()
                 }
             elif isinstance(edit, tuple) and len(edit) == 2 and callable(edit[1]):
-                new = {resolve_one(edit[0], self.config.n_layer): edit[1]}
+                tap = resolve_one(edit[0], self.config.n_layer)
+                new = {tap: partial(_checked, tap, edit[1])}
             else:
                 raise EditError(f"{edit!r} is neither an Edit nor a (tap, function) pair")
             for tap, function in new.items():
@@ -281,6 +257,14 @@ class TorchRunner:
     def _apply(change: Affine, x: Tensor) -> Tensor:
         keep, add = (torch.from_numpy(part).to(x.device, x.dtype) for part in change)
         return torch.addcmul(add, keep, x)
+
+
+def _checked(tap: str, function: Function, x: Tensor) -> Tensor:
+    out = function(x)
+    if not isinstance(out, Tensor) or out.shape != x.shape:
+        found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        raise EditError(f"the edit of {tap} must return shape {tuple(x.shape)}, got {found}")
+    return out
 
 
 def _then(first: Function, second: Function) -> Function:

@@ -1,0 +1,291 @@
+"""Trace the model to ONNX, with a KV cache and the taps asked for, and let it prove itself.
+
+The graph's names are the ecosystem's (transformers, optimum, onnxruntime-genai, transformers.js):
+
+    input_ids       (batch, sequence)                int64
+    attention_mask  (batch, past + sequence)         int64, 1 where there is a token
+    position_ids    (batch, sequence)                int64
+    past_key_values.{i}.key|value  (batch, head, past, d_head), past may be 0
+    logits          (batch, sequence, vocab)         float32
+    present.{i}.key|value          (batch, head, past + sequence, d_head)
+    {tap}           axes as in `gpt2kit.taps`, in the dtype of the weights
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import onnx
+import onnx_ir
+import torch
+from torch import Tensor, nn
+
+import gpt2kit
+from exporters.parity import Report, check
+from gpt2kit.checkpoint import weights_sha256
+from gpt2kit.errors import ExportError
+from gpt2kit.model import GPT2, Hooks
+from gpt2kit.taps import resolve
+from gpt2kit.torch_runner import DTYPES, TorchRunner
+
+OPSETS = range(18, 25)
+DEFAULT_OPSET = 23  # the first with Attention; decoding is faster than with its parts (README)
+EXPORT_DTYPES = ("float32", "float16")
+EXTERNAL_DATA_ABOVE = 2_000_000_000  # a protobuf file holds at most 2 GiB
+
+
+class _Concat:
+    """The cache of the exported graph: what came in, with the new keys and values at its end."""
+
+    def __init__(self, past: list[tuple[Tensor, Tensor]]) -> None:
+        self.past, self.present = past, list[Tensor]()
+
+    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        old_k, old_v = self.past[layer]
+        k, v = torch.cat([old_k, k], 2), torch.cat([old_v, v], 2)
+        self.present += [k, v]
+        return k, v
+
+
+class _Graph(nn.Module):
+    """The model behind the ecosystem's inputs and outputs."""
+
+    def __init__(self, model: GPT2, taps: tuple[str, ...]) -> None:
+        super().__init__()
+        self.model, self.taps = model, taps
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        past_key_values: list[tuple[Tensor, Tensor]],
+    ) -> tuple[Tensor, ...]:
+        queries = torch.arange(input_ids.shape[1]) + past_key_values[0][0].shape[2]
+        keys = torch.arange(attention_mask.shape[1])
+        causal = keys[None, :] <= queries[:, None]
+        mask = causal[None, None] & attention_mask[:, None, None, :].bool()
+        hooks, cache = Hooks(self.model.config.n_layer, self.taps, {}), _Concat(past_key_values)
+        x = self.model.hidden(input_ids, hooks, positions=position_ids, mask=mask, cache=cache)
+        # A Gemm that transposes as it reads: the tied matrix stays one initializer. A MatMul would
+        # have its transpose folded into a second copy.
+        logits = torch.onnx.ops.symbolic(
+            "Gemm",
+            (x.reshape(-1, x.shape[-1]), self.model.unembedding),
+            attrs={"transB": 1},
+            dtype=x.dtype,
+            shape=(x.shape[0] * x.shape[1], self.model.config.vocab_size),
+            version=13,
+        )
+        logits = logits.view(x.shape[0], x.shape[1], -1).float()
+        return logits, *cache.present, *(hooks.values[tap] for tap in self.taps)
+
+
+def export_onnx(
+    runner: TorchRunner,
+    path: str | os.PathLike[str],
+    *,
+    taps: str | Iterable[str] = (),
+    dtype: str = "float32",
+    opset: int = DEFAULT_OPSET,
+    external_data: bool = False,
+    overwrite: bool = False,
+    on_progress: Callable[[str], None] = lambda stage: None,
+) -> Report:
+    """Write `path` and, beside it, config.json, generation_config.json and tokenizer.json.
+
+    taps: names or globs of the taps that become outputs.
+    dtype: "float32" or "float16", of weights, cache and taps; logits are always float32.
+    external_data: weights in `{path}.data`; always so above 2 GB.
+    overwrite: replace a config or tokenizer of another model that lies in the same folder.
+    on_progress: told the name of each stage.
+    Returns the parity report. Raises ParityError if torch and ONNX disagree, ExportError if the
+    file cannot be written; then nothing is left behind, and an older file stays as it was.
+    """
+    target = Path(path)
+    _check_arguments(target, dtype, opset)
+    names = resolve(taps, runner.config.n_layer)
+    sidecars = _sidecars(runner)
+    if not overwrite:
+        _check_sidecars(target, sidecars)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+            draft = Path(folder) / target.name
+            on_progress("tracing")
+            program = _trace(runner, names, dtype, opset)
+            on_progress("writing")
+            _describe(program, runner, names, dtype, opset)
+            _save(program, draft, external_data)
+            for name, text in sidecars.items():
+                (Path(folder) / name).write_text(text, encoding="utf-8")
+            del program
+            on_progress("checking against torch")
+            report = check(runner, draft)
+            report.raise_if_failed()
+            _append_metadata(draft, {"gpt2kit.parity": json.dumps(report.to_json())})
+            # The model comes last: whoever sees it sees the files that belong to it.
+            for file in sorted(Path(folder).iterdir(), key=lambda f: f.name == target.name):
+                file.replace(target.parent / file.name)
+    except OSError as error:
+        reason = "the disk is full" if error.errno == errno.ENOSPC else str(error)
+        raise ExportError(f"{target}: not written: {reason}") from error
+    return report
+
+
+def _check_arguments(target: Path, dtype: str, opset: int) -> None:
+    if dtype not in EXPORT_DTYPES:
+        raise ExportError(f"dtype {dtype!r} is not one of {', '.join(EXPORT_DTYPES)}")
+    if opset not in OPSETS:
+        raise ExportError(f"opset {opset} is not from {OPSETS[0]} to {OPSETS[-1]}")
+    if target.suffix != ".onnx":
+        raise ExportError(f"{target}: give a file name that ends in .onnx")
+    if target.is_dir():
+        raise ExportError(f"{target}: is a folder; give a file name")
+    if not target.parent.is_dir():
+        raise ExportError(f"{target}: the folder {target.parent} does not exist")
+    if not os.access(target.parent, os.W_OK):
+        raise ExportError(f"{target}: the folder {target.parent} cannot be written to")
+
+
+def _sidecars(runner: TorchRunner) -> dict[str, str]:
+    """File name -> content of what lies beside the model."""
+    config = runner.config
+    ids = {"bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_id}
+    generation = {"_from_model_config": True, **ids}
+    out = {
+        "config.json": json.dumps(config.to_hf(), indent=2) + "\n",
+        "generation_config.json": json.dumps(generation, indent=2) + "\n",
+    }
+    if runner.tokenizer is not None:
+        out["tokenizer.json"] = runner.tokenizer.to_json()
+    return out
+
+
+def _check_sidecars(target: Path, sidecars: dict[str, str]) -> None:
+    for name, text in sidecars.items():
+        file = target.parent / name
+        if file.exists() and file.read_bytes() != text.encode():
+            raise ExportError(
+                f"{target}: {file} is there and belongs to another model; export into a folder of "
+                "its own, or allow it to be overwritten"
+            )
+
+
+def _trace(
+    runner: TorchRunner, taps: tuple[str, ...], dtype: str, opset: int
+) -> torch.onnx.ONNXProgram:
+    model, config = _on_cpu(runner.model, DTYPES[dtype]), runner.config
+    batch, sequence, past = 2, 3, 5  # any sizes, all different and above 1, so none is baked in
+    kv = ("key", "value")
+    example = (
+        *(torch.ones(batch, n, dtype=torch.long) for n in (sequence, past + sequence, sequence)),
+        [
+            tuple(
+                torch.zeros(batch, config.n_head, past, config.d_head, dtype=DTYPES[dtype])
+                for _ in kv
+            )
+            for _ in range(config.n_layer)
+        ],
+    )
+    tokens = {0: "batch_size", 1: "sequence_length"}
+    everything = {0: "batch_size", 1: "total_sequence_length"}
+    cached = {0: "batch_size", 2: "past_sequence_length"}
+    places = [f"{i}.{part}" for i in range(config.n_layer) for part in kv]
+    with _quiet():
+        program = torch.onnx.export(
+            _Graph(model, taps).eval(),
+            example,
+            dynamo=True,
+            opset_version=opset,
+            input_names=["input_ids", "attention_mask", "position_ids"]
+            + [f"past_key_values.{place}" for place in places],
+            output_names=["logits", *(f"present.{place}" for place in places), *taps],
+            dynamic_shapes=(tokens, everything, tokens, [(cached, cached)] * config.n_layer),
+            verbose=False,
+        )
+    assert program is not None
+    return program
+
+
+def _on_cpu(model: GPT2, dtype: torch.dtype) -> GPT2:
+    """The model on the CPU in this dtype; the same tensors where nothing changes."""
+    with torch.device("meta"):
+        out = GPT2(model.config)
+    weights = {name: x.to("cpu", dtype) for name, x in model.state_dict().items()}
+    out.load_state_dict(weights, assign=True)
+    return out.eval().requires_grad_(False)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's remarks about optional packages and axis names off the terminal."""
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
+
+
+def _describe(
+    program: torch.onnx.ONNXProgram,
+    runner: TorchRunner,
+    taps: tuple[str, ...],
+    dtype: str,
+    opset: int,
+) -> None:
+    """Replace the tracer's notes, local paths among them, by what the file is."""
+    model = program.model
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+        node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
+    for value in [*model.graph.inputs, *model.graph.initializers.values()]:
+        value.metadata_props.clear()
+    for name in list(model.graph.initializers):  # named as in the checkpoint
+        model.graph.initializers[name].name = name.removeprefix("model.")
+    model.graph.name, model.graph.doc_string, model.doc_string = "gpt2", None, None
+    model.graph.metadata_props.clear()
+    model.producer_name, model.producer_version = "gpt2kit", gpt2kit.__version__
+    model.metadata_props.clear()
+    model.metadata_props.update(
+        {
+            "gpt2kit.version": gpt2kit.__version__,
+            "gpt2kit.model": runner.source.model,
+            "gpt2kit.revision": runner.source.revision or "",
+            "gpt2kit.weights_sha256": weights_sha256(runner.model),
+            "gpt2kit.config": json.dumps(runner.config.to_hf()),
+            "gpt2kit.dtype": dtype,
+            "gpt2kit.profile": "portable",
+            "gpt2kit.opset": str(opset),
+            "gpt2kit.taps": json.dumps(taps),
+            "gpt2kit.edits": "[]",
+        }
+    )
+
+
+def _save(program: torch.onnx.ONNXProgram, path: Path, external_data: bool) -> None:
+    values = [value.const_value for value in program.model.graph.initializers.values()]
+    size = sum(value.nbytes for value in values if value is not None)
+    external = external_data or size > EXTERNAL_DATA_ABOVE
+    onnx_ir.save(program.model, path, external_data=f"{path.name}.data" if external else None)
+
+
+def _append_metadata(path: Path, metadata: dict[str, str]) -> None:
+    """Add metadata to a finished file: concatenated protobuf messages are merged when read."""
+    extra = onnx.ModelProto()
+    onnx.helper.set_model_props(extra, metadata)
+    with path.open("ab") as file:
+        file.write(extra.SerializeToString())

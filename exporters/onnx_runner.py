@@ -1,0 +1,257 @@
+"""The onnxruntime engine: a Runner over an exported .onnx file. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import ArrayLike, NDArray
+
+from exporters.devices import CPU, CUDA, check_placement, choose
+from exporters.readout_graph import ReadoutGraph
+from gpt2kit.config import GPT2Config
+from gpt2kit.errors import EditError, EngineError, InputError, TapError
+from gpt2kit.readout import Floats, Readout, tiled
+from gpt2kit.runner import Batch, Ids, KVCache, Run, Source, prepare
+from gpt2kit.taps import TapDict, axes_of, resolve
+from gpt2kit.tokenizer import Tokenizer
+
+
+def open_onnx(
+    path: str | os.PathLike[str], *, device: str = "auto", threads: int | None = None
+) -> OnnxRunner:
+    """Open a file that `export_onnx` made; its tokenizer.json is read from the same folder.
+
+    device: "cpu", "cuda", or "auto": CUDA where it works, else the CPU.
+    threads: for the CPU; by default onnxruntime's own choice.
+    Raises EngineError if the file or the device cannot be used, saying what to do.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise EngineError(f"{file}: {'is a folder' if file.is_dir() else 'no such file'}")
+    device = choose(device)
+    if device == "cuda":
+        ort.preload_dlls()
+    session = _session(file, device, threads)
+    return OnnxRunner(file, session, device)
+
+
+def _options(threads: int | None) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # errors; they are raised as well
+    options.intra_op_num_threads = threads or 0
+    return options
+
+
+def _providers(device: str) -> list[Any]:
+    # TF32 would round float32 products to 10 bits, and parity would not hold.
+    return [(CUDA, {"use_tf32": "0"}), CPU] if device == "cuda" else [CPU]
+
+
+def _session(file: Path, device: str, threads: int | None) -> ort.InferenceSession:
+    options = _options(threads)
+    if device == "cuda":
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    try:
+        session = ort.InferenceSession(os.fspath(file), options, providers=_providers(device))
+    except Exception as error:  # onnxruntime's exceptions share no base of their own
+        raise EngineError(f"{file}: {_reason(str(error))}") from error
+    if device == "cuda":
+        check_placement(session)
+    return session
+
+
+def _reason(message: str) -> str:
+    """Onnxruntime's message as one line that says what to do."""
+    text = message.split(" : ")[-1].splitlines()[0]
+    if "INVALID_PROTOBUF" in message:
+        return "not an ONNX file, or a damaged one; export it again"
+    if "does not exist" in message:
+        return f"its external data is missing ({text}); keep the .data file beside it"
+    if "escapes model directory" in message or "Absolute path not allowed" in message:
+        return "refused: its external data points outside its folder"
+    if "given_file_length" in message or "out of bounds" in message:
+        return "its external data is too short; copy or export it again"
+    return f"onnxruntime cannot load it: {text}"
+
+
+class OnnxCache(KVCache):
+    """Keys and values as the graph gave them, on the engine's device.
+
+    slots: (batch, slots) bool, which of the places along the cached axis hold a token of that row;
+    rows of unequal length have gaps where their padding ran.
+    """
+
+    def __init__(
+        self,
+        past: Sequence[ort.OrtValue],
+        slots: NDArray[np.bool_],
+        lengths: NDArray[np.int64],
+        max_length: int,
+    ) -> None:
+        super().__init__(lengths, max_length)
+        self.past, self.slots = past, slots
+
+    def copy(self) -> OnnxCache:
+        """An independent cache with the same content (its tensors are never written again)."""
+        return OnnxCache(self.past, self.slots, self.lengths, self.max_length)
+
+
+class OnnxRunner:
+    """A Runner on onnxruntime. `taps` are the names that the file carries."""
+
+    def __init__(self, path: Path, session: ort.InferenceSession, device: str) -> None:
+        meta = session.get_modelmeta().custom_metadata_map
+        if "gpt2kit.config" not in meta:
+            raise EngineError(f"{path}: not made by gpt2kit; make it with `gpt2kit export --onnx`")
+        self.path, self.session, self.device, self.metadata = path, session, device, dict(meta)
+        self.config = GPT2Config.from_hf(json.loads(meta["gpt2kit.config"]))
+        self.tokenizer = Tokenizer.from_folder(path.parent)
+        self.source = Source(meta["gpt2kit.model"], meta["gpt2kit.revision"] or None)
+        self.taps: tuple[str, ...] = tuple(json.loads(meta["gpt2kit.taps"]))
+        self.dtype = np.dtype(meta["gpt2kit.dtype"])
+        parts = [f"{i}.{part}" for i in range(self.config.n_layer) for part in ("key", "value")]
+        self._past_names = [f"past_key_values.{part}" for part in parts]
+        self._present_names = [f"present.{part}" for part in parts]
+        self._run_options = ort.RunOptions()
+        self._run_options.only_execute_path_to_fetches = True
+
+    def __repr__(self) -> str:
+        meta, c = self.metadata, self.config
+        return (
+            f"OnnxRunner({self.path.name}: {self.source}, {c.n_layer} layers, {c.n_head} heads, "
+            f"d_model {c.n_embd}, {meta['gpt2kit.profile']} {self.dtype} on {self.device}, "
+            f"{len(self.taps)} taps)"
+        )
+
+    def run(
+        self,
+        ids: Ids,
+        *,
+        taps: str | Iterable[str] = (),
+        edits: Sequence[Any] = (),
+        cache: KVCache | None = None,
+        lengths: ArrayLike | None = None,
+        last_only: bool = False,
+    ) -> Run:
+        """See `Runner.run`."""
+        if edits:
+            raise EditError(f"{self.path}: carries no edits; run them on the torch engine")
+        if cache is not None and not isinstance(cache, OnnxCache):
+            raise InputError(f"this engine needs a cache of its own, got {type(cache).__name__}")
+        wanted = self._wanted(taps)
+        batch = prepare(ids, lengths, cache, self.config)
+        before = self.new_cache(len(batch.ids)) if cache is None else cache
+        new = np.arange(batch.ids.shape[1]) < batch.lengths[:, None]
+        slots = np.concatenate([before.slots, new], axis=1)
+        presents = [] if cache is None else self._present_names
+        outputs = self._execute(batch, slots, before.past, ["logits", *wanted, *presents])
+        logits, *values = (value.numpy() for value in outputs[: 1 + len(wanted)])
+        if last_only:
+            logits = logits[np.arange(len(logits)), batch.lengths - 1][:, None]
+        found = {
+            tap: _absolute_keys(_widen(value), tap, slots, batch.end)
+            for tap, value in zip(wanted, values, strict=True)
+        }
+        taken = TapDict(found, self.config.n_layer)
+        if cache is None:
+            return Run(logits, taken, None)
+        cache.spent = True
+        present, ends = outputs[1 + len(wanted) :], batch.starts + batch.lengths
+        return Run(logits, taken, OnnxCache(present, slots, ends, cache.max_length))
+
+    def _wanted(self, taps: str | Iterable[str]) -> tuple[str, ...]:
+        wanted = resolve(taps, self.config.n_layer)
+        missing = [tap for tap in wanted if tap not in self.taps]
+        if missing:
+            more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+            raise TapError(
+                f"{self.path.name} does not carry the tap {missing[0]!r}{more}; export it with "
+                f"`gpt2kit export --onnx … --taps '{missing[0]}'`"
+            )
+        return wanted
+
+    def _execute(
+        self,
+        batch: Batch,
+        slots: NDArray[np.bool_],
+        past: Sequence[ort.OrtValue],
+        names: Sequence[str],
+    ) -> list[ort.OrtValue]:
+        """Run the graph; the cache goes in and comes out on the device, the rest on the CPU."""
+        binding = self.session.io_binding()
+        positions = batch.positions(self.config.n_positions)
+        feeds = {
+            "input_ids": batch.ids,
+            "attention_mask": slots.astype(np.int64),
+            "position_ids": np.broadcast_to(positions, batch.ids.shape),
+        }
+        for name, array in feeds.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        for name, value in zip(self._past_names, past, strict=True):
+            binding.bind_ortvalue_input(name, value)
+        for name in names:
+            binding.bind_output(name, self.device if name.startswith("present.") else "cpu")
+        self.session.run_with_iobinding(binding, self._run_options)
+        outputs: list[ort.OrtValue] = binding.get_outputs()
+        return outputs
+
+    def new_cache(self, batch_size: int = 1, max_length: int | None = None) -> OnnxCache:
+        """An empty cache for `batch_size` rows of at most `max_length` positions."""
+        c = self.config
+        length = c.n_positions if max_length is None else max_length
+        if not 1 <= length <= c.n_positions:
+            raise InputError(f"max_length = {length} must be from 1 to {c.n_positions}")
+        empty = ort.OrtValue.ortvalue_from_numpy(
+            np.zeros((batch_size, c.n_head, 0, c.d_head), self.dtype), self.device
+        )
+        slots, lengths = np.zeros((batch_size, 0), bool), np.zeros(batch_size, np.int64)
+        return OnnxCache([empty] * len(self._past_names), slots, lengths, length)
+
+    @cached_property
+    def _readout(self) -> ReadoutGraph:
+        return ReadoutGraph(
+            self.path,
+            self.config.layer_norm_epsilon,
+            _options(self.session.get_session_options().intra_op_num_threads),
+            providers=_providers(self.device),
+        )
+
+    def readout(
+        self,
+        resid: Floats,
+        *,
+        top_k: int = 5,
+        targets: ArrayLike | None = None,
+        reference: Floats | None = None,
+    ) -> Readout:
+        """See `Runner.readout`; computed by onnxruntime from the file's own weights."""
+        return tiled(
+            resid,
+            targets,
+            reference,
+            vocab_size=self.config.vocab_size,
+            top_k=top_k,
+            logprobs=self._readout.logprobs,
+            statistics=partial(self._readout.statistics, top_k),
+        )
+
+
+def _widen(x: NDArray[Any]) -> Floats:
+    return x.astype(np.float32) if x.dtype == np.float16 else x
+
+
+def _absolute_keys(x: Floats, tap: str, slots: NDArray[np.bool_], end: int) -> Floats:
+    """Close the gaps that padding left along the key axis, so that keys are absolute positions."""
+    if axes_of(tap)[-1] != "key" or slots[:, :end].all():
+        return x[..., :end] if axes_of(tap)[-1] == "key" else x
+    out = np.zeros((*x.shape[:-1], end), x.dtype)
+    for row, held in enumerate(slots):
+        out[row, ..., : held.sum()] = x[row][..., held]
+    return out

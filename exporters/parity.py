@@ -1,0 +1,354 @@
+"""Torch against ONNX: the gate that every export passes, and `gpt2kit verify`.
+
+Both engines run the same token ids through prefill, chunks, single steps, batches with padding on
+either side, and a context filled to its last position; logits, keys, values and every tap of the
+file are compared wherever there is a token.
+
+The error of a value is its difference over the size of its vector: |onnx - torch| divided by the
+largest |torch| along the last axis (at least the root mean square of the whole tensor, so that a
+vector near zero is not held to its own size). The reference is torch in float32 on the file's own
+weights, so a float16 file is charged for its arithmetic, not for the rounding it was asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from exporters.onnx_runner import OnnxCache, OnnxRunner, open_onnx
+from gpt2kit.checkpoint import weights_sha256
+from gpt2kit.errors import CheckpointError, ParityError
+from gpt2kit.model import GPT2
+from gpt2kit.readout import Floats, Ints
+from gpt2kit.runner import KVCache, Run
+from gpt2kit.taps import axes_of, tap_axes
+from gpt2kit.torch_runner import DTYPES, TorchCache, TorchRunner, load
+
+TOLERANCE = {"float32": 1e-4, "float16": 3e-2}  # of the error defined above
+DECODE_STEPS = 32
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was compared and how far apart it was.
+
+    worst: quantity ("logits", "present.3.key", or a tap) -> (error, the case it occurred in),
+           in the order of the forward pass.
+    top1, positions: at how many positions both engines rank the same token first, of how many.
+    missed: how many of the others torch did not hold for a tie within the tolerance.
+    """
+
+    dtype: str
+    tolerance: float
+    cases: tuple[str, ...]
+    worst: dict[str, tuple[float, str]]
+    top1: int
+    positions: int
+    missed: int
+
+    @property
+    def diverged(self) -> str | None:
+        """The first quantity of the forward pass that is out of tolerance."""
+        return next(
+            (q for q, (error, _) in self.worst.items() if not error <= self.tolerance), None
+        )
+
+    @property
+    def passed(self) -> bool:
+        """Whether every quantity is within tolerance, and the same token leads everywhere."""
+        return self.diverged is None and not self.missed
+
+    def raise_if_failed(self) -> None:
+        """Raise ParityError, naming the first divergence, unless the report passed."""
+        if self.diverged:
+            error, case = self.worst[self.diverged]
+            raise ParityError(
+                f"torch and ONNX part at {self.diverged} in '{case}': error {error:.2e}, the "
+                f"tolerance for {self.dtype} is {self.tolerance:.0e}"
+            )
+        if self.missed:
+            raise ParityError(f"torch and ONNX rank another token first at {self.missed} positions")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data: the worst error of each kind of quantity, and the verdict."""
+        return {
+            "passed": self.passed,
+            "dtype": self.dtype,
+            "tolerance": self.tolerance,
+            "cases": list(self.cases),
+            "top1": [self.top1, self.positions],
+            "worst": {q: [float(f"{error:.3g}"), case] for q, (error, case) in self.worst.items()},
+            "diverged": self.diverged,
+        }
+
+    def kinds(self) -> dict[str, tuple[float, str, str]]:
+        """Kind of quantity (logits, keys, values, or a tap without its layer) -> its worst error,
+        the case, and the full name."""
+        out: dict[str, tuple[float, str, str]] = {}
+        for name, (error, case) in self.worst.items():
+            kind = name.rsplit(".", 1)[-1]
+            kind = {"key": "cached keys", "value": "cached values"}.get(kind, kind)
+            if kind not in out or not error <= out[kind][0]:
+                out[kind] = error, case, name
+        return out
+
+
+def verify(
+    path: str | os.PathLike[str], *, model: str | None = None, device: str = "auto"
+) -> Report:
+    """Compare an exported file with the checkpoint that its metadata, or `model`, names.
+
+    Raises CheckpointError if those are not the weights the file was made from. The report says
+    whether the engines agree; `raise_if_failed` turns that into an error.
+    """
+    onnx = open_onnx(path, device=device)
+    try:
+        runner = load(model or onnx.source.model, revision=onnx.source.revision, device="cpu")
+    except CheckpointError as error:
+        if model is not None:
+            raise
+        raise CheckpointError(
+            f"{path}: made from {onnx.source}, which is not at hand ({error}); name its folder "
+            "with --model"
+        ) from error
+    if weights_sha256(runner.model) != onnx.metadata["gpt2kit.weights_sha256"]:
+        raise CheckpointError(f"{path}: was made from other weights than {model or onnx.source}")
+    return compare(runner, onnx)
+
+
+def check(runner: TorchRunner, path: Path) -> Report:
+    """Compare a file just written with the model it was traced from, on the CPU."""
+    return compare(runner, open_onnx(path, device="cpu"))
+
+
+def compare(runner: TorchRunner, onnx: OnnxRunner) -> Report:
+    """Run every case on both engines."""
+    reference = _rounded(runner, DTYPES[str(onnx.dtype)])
+    tally = _Tally(TOLERANCE[str(onnx.dtype)])
+    for case, torch_side, onnx_side in _cases(reference, onnx):
+        tally.add(case, torch_side, onnx_side, onnx.config.n_layer)
+    order = _forward_order(onnx)
+    worst = {name: tally.worst[name] for name in sorted(tally.worst, key=order.__getitem__)}
+    cases = tuple(dict.fromkeys(tally.cases))
+    return Report(
+        str(onnx.dtype), tally.tolerance, cases, worst, tally.top1, tally.positions, tally.missed
+    )
+
+
+def _rounded(runner: TorchRunner, dtype: torch.dtype) -> TorchRunner:
+    """The model in float32 on the CPU, its weights rounded to the file's dtype."""
+    with torch.device("meta"):
+        model = GPT2(runner.config)
+    state = runner.model.state_dict().items()
+    model.load_state_dict({k: x.to("cpu", dtype).float() for k, x in state}, assign=True)
+    return TorchRunner(model.eval(), runner.tokenizer, runner.source)
+
+
+def _forward_order(onnx: OnnxRunner) -> dict[str, int]:
+    """Every quantity that is compared -> its place in the forward pass."""
+    names: list[str] = []
+    for tap in tap_axes(onnx.config.n_layer):
+        names.append(tap)
+        if tap.endswith(".v"):  # what is cached is what these taps show
+            layer = tap.split(".")[1]
+            names += [f"present.{layer}.key", f"present.{layer}.value"]
+    return {name: place for place, name in enumerate([*names, "logits"])}
+
+
+@dataclass
+class _Side:
+    """One engine's side of one comparison: quantity -> one array a row, padding cut away."""
+
+    logits: list[Floats]
+    rest: dict[str, list[Floats]]
+
+
+@dataclass
+class _Tally:
+    tolerance: float
+    worst: dict[str, tuple[float, str]] = field(default_factory=dict)
+    cases: list[str] = field(default_factory=list)
+    top1: int = 0
+    positions: int = 0
+    missed: int = 0
+
+    def add(self, case: str, expected: _Side, got: _Side, n_layer: int) -> None:
+        self.cases.append(case)
+        for name, rows in {"logits": expected.logits, **expected.rest}.items():
+            ours = got.logits if name == "logits" else got.rest[name]
+            error = max(_error(a, b) for a, b in zip(rows, ours, strict=True))
+            if name not in self.worst or not error <= self.worst[name][0]:  # NaN is the worst
+                self.worst[name] = error, case
+        for want, have in zip(expected.logits, got.logits, strict=True):
+            places = np.arange(len(want))
+            best, chosen = want.argmax(-1), have.argmax(-1)
+            gap = (want[places, best] - want[places, chosen]) / _size(want)[:, 0]
+            self.top1 += int((best == chosen).sum())
+            self.missed += int((gap > 2 * self.tolerance).sum())
+            self.positions += len(want)
+
+
+def _size(x: Floats) -> Floats:
+    """(…, 1) what a difference from x is measured against."""
+    rms = np.sqrt(np.mean(np.square(x, dtype=np.float64)))
+    size: Floats = np.maximum(np.abs(x).max(-1, keepdims=True), max(rms, 1e-30))
+    return size
+
+
+def _error(expected: Floats, got: Floats) -> float:
+    if expected.shape != got.shape:
+        return float("inf")
+    return float((np.abs(got - expected) / _size(expected)).max()) if expected.size else 0.0
+
+
+def _cases(reference: TorchRunner, onnx: OnnxRunner) -> Iterator[tuple[str, _Side, _Side]]:
+    """(case, torch, onnx) for every run of every case."""
+    c, rng = onnx.config, np.random.default_rng(0)
+    context = c.n_positions
+
+    def draw(batch: int, pos: int) -> Ints:
+        return rng.integers(0, c.vocab_size, (batch, max(1, min(pos, context))))
+
+    def both(case: str, chunks: list[tuple[Ints, Any]]) -> Iterator[tuple[str, _Side, _Side]]:
+        pair: list[tuple[Any, KVCache]] = [
+            (r, r.new_cache(len(chunks[0][0]))) for r in (reference, onnx)
+        ]
+        for ids, lengths in chunks:
+            sides = []
+            for i, (runner, cache) in enumerate(pair):
+                starts = cache.lengths
+                run = runner.run(ids, taps=onnx.taps, cache=cache, lengths=lengths)
+                assert run.cache is not None
+                pair[i] = runner, run.cache
+                sides.append(_side(run, starts))
+            yield case, sides[0], sides[1]
+
+    ids = draw(2, 48)
+    yield from both("prefill", [(ids, None)])
+    cuts = [cut for cut in (7, 8, 21) if cut < ids.shape[1]]
+    yield from both("chunked prefill", [(part, None) for part in np.split(ids, cuts, axis=1)])
+    ids = draw(1, 5 + DECODE_STEPS)
+    steps = [(ids[:, i : i + 1], None) for i in range(5, ids.shape[1])]
+    yield from both("decode", [(ids[:, :5], None), *steps])
+    ids = draw(3, 24)
+    lengths = np.maximum([ids.shape[1], ids.shape[1] // 3, 1], 1)
+    after = [(draw(3, 1), None) for _ in range(min(4, context - ids.shape[1]))]
+    yield from both("right padding", [(ids, lengths), *after])
+    yield from _left_padding(reference, onnx, ids, lengths, [step for step, _ in after])
+    ids = draw(1, context)
+    cuts = [context - n for n in (3, 2, 1) if n < context]
+    yield from both("full context", [(part, None) for part in np.split(ids, cuts, axis=1)])
+
+
+def _side(run: Run, starts: Ints) -> _Side:
+    """The valid part of a run: row by row, up to its length along every axis of positions."""
+    assert run.cache is not None
+    ends = run.cache.lengths
+    logits = [x[: end - start] for x, start, end in zip(run.logits, starts, ends, strict=True)]
+    rest = {
+        name: [
+            _cut(row, axes_of(name)[1:], int(end - start), int(end))
+            for row, start, end in zip(x, starts, ends, strict=True)
+        ]
+        for name, x in run.taps.items()
+    }
+    return _Side(logits, rest | _kv(run.cache))
+
+
+def _cut(row: Floats, axes: tuple[str, ...], pos: int, keys: int) -> Floats:
+    limits = {"pos": pos, "query": pos, "key": keys}
+    return row[tuple(slice(limits.get(axis)) for axis in axes)]
+
+
+def _kv(cache: KVCache) -> dict[str, list[Floats]]:
+    """present.{i}.key|value -> (head, pos, d_head) a row."""
+    out = {}
+    if isinstance(cache, TorchCache):
+        for layer in range(len(cache.keys)):
+            for part, x in (("key", cache.keys[layer]), ("value", cache.values[layer])):
+                rows = zip(x, cache.lengths, strict=True)
+                out[f"present.{layer}.{part}"] = [row[:, : int(n)].numpy() for row, n in rows]
+    elif isinstance(cache, OnnxCache):
+        for i, value in enumerate(cache.past):
+            rows = zip(value.numpy().astype(np.float32), cache.slots, strict=True)
+            name = f"present.{i // 2}.{('key', 'value')[i % 2]}"
+            out[name] = [row[:, held] for row, held in rows]
+    return out
+
+
+def _left_padding(
+    reference: TorchRunner, onnx: OnnxRunner, ids: Ints, lengths: Ints, after: list[Ints]
+) -> Iterator[tuple[str, _Side, _Side]]:
+    """A left-padded batch fed to the graph as other clients feed it, against unpadded rows."""
+    width = ids.shape[1]
+    padded = np.zeros_like(ids)
+    mask = np.arange(width) >= width - lengths[:, None]
+    for row, given, n in zip(padded, ids, lengths, strict=True):
+        row[width - n :] = given[:n]
+    past: list[NDArray[Any]] = [v.numpy() for v in onnx.new_cache(len(ids)).past]
+    caches: list[KVCache] = [reference.new_cache(1) for _ in ids]
+    chunks = [(padded, mask), *((step, np.ones_like(step, bool)) for step in after)]
+    seen = np.zeros((len(ids), 0), bool)
+    for chunk, valid in chunks:
+        seen = np.concatenate([seen, valid], 1)
+        outputs = _raw(onnx, chunk, seen, past)
+        past = [
+            outputs[f"present.{i}.{part}"]
+            for i in range(onnx.config.n_layer)
+            for part in ("key", "value")
+        ]
+        runs, starts = [], [cache.lengths for cache in caches]
+        for row, cache in enumerate(caches):
+            runs.append(reference.run(chunk[row][valid[row]], taps=onnx.taps, cache=cache))
+            caches[row] = runs[-1].cache or cache
+        sides = [_side(run, start) for run, start in zip(runs, starts, strict=True)]
+        expected = _Side(
+            [side.logits[0] for side in sides],
+            {name: [side.rest[name][0] for side in sides] for name in sides[0].rest},
+        )
+        got = {
+            name: [
+                _held(x[row].astype(np.float32), _axes(name), valid[row], seen[row])
+                for row in range(len(ids))
+            ]
+            for name, x in outputs.items()
+        }
+        yield "left padding", expected, _Side(got.pop("logits"), got)
+
+
+def _raw(
+    onnx: OnnxRunner, ids: Ints, seen: NDArray[np.bool_], past: list[NDArray[Any]]
+) -> dict[str, NDArray[Any]]:
+    """Every output of the graph, by name, with positions counted from the mask."""
+    positions = np.maximum(seen.cumsum(1) - 1, 0)[:, -ids.shape[1] :]
+    feeds = {"input_ids": ids, "attention_mask": seen.astype(np.int64), "position_ids": positions}
+    for i, x in enumerate(past):
+        feeds[f"past_key_values.{i // 2}.{('key', 'value')[i % 2]}"] = x
+    names = [output.name for output in onnx.session.get_outputs()]
+    return dict(zip(names, onnx.session.run(names, feeds), strict=True))
+
+
+def _axes(name: str) -> tuple[str, ...]:
+    """Axes of one row of a graph output."""
+    if name == "logits":
+        return ("pos", "vocab")
+    return ("head", "key", "d_head") if name.startswith("present.") else axes_of(name)[1:]
+
+
+def _held(
+    row: Floats, axes: tuple[str, ...], valid: NDArray[np.bool_], seen: NDArray[np.bool_]
+) -> Floats:
+    """The part of one row that belongs to tokens."""
+    for dim, axis in enumerate(axes):
+        if axis in ("pos", "query"):
+            row = np.compress(valid, row, axis=dim)
+        elif axis == "key":
+            row = np.compress(seen, row, axis=dim)
+    return row
