@@ -115,7 +115,7 @@ class OnnxRunner:
         self.tokenizer = Tokenizer.from_folder(path.parent)
         self.source = Source(meta["gpt2kit.model"], meta["gpt2kit.revision"] or None)
         self.taps: tuple[str, ...] = tuple(json.loads(meta["gpt2kit.taps"]))
-        self.dtype = np.dtype(meta["gpt2kit.dtype"])
+        self.dtype: str = meta["gpt2kit.dtype"]
         parts = [f"{i}.{part}" for i in range(self.config.n_layer) for part in ("key", "value")]
         self._past_names = [f"past_key_values.{part}" for part in parts]
         self._present_names = [f"present.{part}" for part in parts]
@@ -209,7 +209,7 @@ class OnnxRunner:
         if not 1 <= length <= c.n_positions:
             raise InputError(f"max_length = {length} must be from 1 to {c.n_positions}")
         empty = ort.OrtValue.ortvalue_from_numpy(
-            np.zeros((batch_size, c.n_head, 0, c.d_head), self.dtype), self.device
+            np.zeros((batch_size, c.n_head, 0, c.d_head), np.dtype(self.dtype)), self.device
         )
         slots, lengths = np.zeros((batch_size, 0), bool), np.zeros(batch_size, np.int64)
         return OnnxCache([empty] * len(self._past_names), slots, lengths, length)

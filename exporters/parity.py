@@ -31,7 +31,7 @@ from gpt2kit.runner import KVCache, Run
 from gpt2kit.taps import axes_of, tap_axes
 from gpt2kit.torch_runner import DTYPES, TorchCache, TorchRunner, load
 
-TOLERANCE = {"float32": 1e-4, "float16": 3e-2}  # of the error defined above
+TOLERANCE = {"float32": 1e-4, "float16": 2e-2}  # of the error defined above
 DECODE_STEPS = 32
 
 
@@ -130,15 +130,15 @@ def check(runner: TorchRunner, path: Path) -> Report:
 
 def compare(runner: TorchRunner, onnx: OnnxRunner) -> Report:
     """Run every case on both engines."""
-    reference = _rounded(runner, DTYPES[str(onnx.dtype)])
-    tally = _Tally(TOLERANCE[str(onnx.dtype)])
+    reference = _rounded(runner, DTYPES[onnx.dtype])
+    tally = _Tally(TOLERANCE[onnx.dtype])
     for case, torch_side, onnx_side in _cases(reference, onnx):
         tally.add(case, torch_side, onnx_side, onnx.config.n_layer)
     order = _forward_order(onnx)
     worst = {name: tally.worst[name] for name in sorted(tally.worst, key=order.__getitem__)}
     cases = tuple(dict.fromkeys(tally.cases))
     return Report(
-        str(onnx.dtype), tally.tolerance, cases, worst, tally.top1, tally.positions, tally.missed
+        onnx.dtype, tally.tolerance, cases, worst, tally.top1, tally.positions, tally.missed
     )
 
 

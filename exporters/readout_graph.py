@@ -70,7 +70,7 @@ class ReadoutGraph:
             model.graph.initializer.append(_stub(name, array))
         # The session reads the arrays where they lie; they must live as long as it does.
         self._values = [ort.OrtValue.ortvalue_from_numpy(x) for x in weights.values()]
-        options.add_external_initializers(list(weights), [v._ortvalue for v in self._values])
+        options.add_external_initializers(list(weights), self._values)
         self.session = ort.InferenceSession(model.SerializeToString(), options, **session)
         self._quick = ort.RunOptions()
         self._quick.only_execute_path_to_fetches = True

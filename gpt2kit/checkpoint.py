@@ -109,16 +109,17 @@ def _from_hub(name: str, revision: str | None) -> Path:
                 raise CheckpointError(
                     f"{name}: no such model on the hub (or it needs a login), and no such folder"
                 ) from error
-            except (hub.HFValidationError, hub.HfHubHTTPError, OSError) as error:
-                reason = str(error).splitlines()[0]
-                raise CheckpointError(f"{name}: the hub refused: {reason}") from error
+            except Exception as error:  # an impossible id, a full disk, a lost connection
+                raise CheckpointError(f"{name}: cannot be downloaded: {_line(error)}") from error
             try:
                 if (folder / "config.json").is_file() and _weight_files(folder):
                     return folder
             except CheckpointError:  # a download that was cut short
                 if not local:
                     raise
-    raise CheckpointError(f"{name}: the hub has no GPT-2 weights under that name")
+    raise CheckpointError(
+        f"{name}: the hub (without a network, its cache) has no GPT-2 weights under that name"
+    )
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -133,7 +134,7 @@ def _weight_files(folder: Path) -> list[Path]:
             shards = sorted(
                 set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values())
             )
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise CheckpointError(f"{file}: not a readable index of shards ({error!r})") from error
         missing = [shard for shard in shards if not (folder / shard).is_file()]
         if missing or not shards:

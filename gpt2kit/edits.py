@@ -226,6 +226,8 @@ def _gather(x: NDArray[np.floating], where: NDArray[np.int64], dim: int) -> NDAr
     """Take `where` along `dim` of x, row by row; a size of 1 stays, as it serves every place."""
     if x.shape[dim] == 1:
         return x
+    if x.shape[dim] == 0:  # nothing is selected, so any value will do
+        return np.zeros((*x.shape[:dim], 1, *x.shape[dim + 1 :]))
     if dim == 0 or len(where) == 1:
         taken: NDArray[np.floating] = np.take(x, np.maximum(where[0], 0), axis=dim)
         return taken

@@ -74,10 +74,15 @@ def tiled(
     groups = resid.reshape(-1, rows, width)
     wanted = None
     if targets is not None:
-        given = np.asarray(targets, np.int64)
-        if given.min() < 0 or given.max() >= vocab_size:
+        given = np.atleast_1d(np.asarray(targets, np.int64))
+        if ((given < 0) | (given >= vocab_size)).any():
             raise InputError(f"a target id is outside the vocabulary of {vocab_size}")
-        wanted = np.broadcast_to(given, (*shape, given.shape[-1]))
+        try:
+            wanted = np.broadcast_to(given, (*shape, given.shape[-1]))
+        except ValueError as error:
+            raise InputError(
+                f"targets of shape {given.shape} do not broadcast against {shape}"
+            ) from error
         wanted = wanted.reshape(len(groups), rows, given.shape[-1])
     step = max(1, TILE_BYTES // (4 * vocab_size))
     found: list[list[Mapping[str, NDArray[Any]]]] = [[] for _ in groups]
@@ -91,4 +96,4 @@ def tiled(
         name: np.stack([np.concatenate([tile[name] for tile in tiles]) for tiles in found])
         for name in found[0][0]
     }
-    return Readout(**{name: x.reshape(*shape, *x.shape[2:]) for name, x in merged.items()})
+    return Readout(**{name: x.reshape((*shape, *x.shape[2:])) for name, x in merged.items()})

@@ -73,6 +73,11 @@ class Runner(Protocol):
     tokenizer: Tokenizer | None
     source: Source
 
+    @property
+    def dtype(self) -> str:
+        """What the weights are: "float32", "float16", …."""
+        ...
+
     def run(
         self,
         ids: Ids,

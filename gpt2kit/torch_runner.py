@@ -116,7 +116,7 @@ class TorchRunner:
         c = self.config
         return (
             f"TorchRunner({self.source}, {c.n_layer} layers, {c.n_head} heads, d_model {c.n_embd}, "
-            f"{str(self.dtype).removeprefix('torch.')} on {self.device})"
+            f"{self.dtype} on {self.device})"
         )
 
     @property
@@ -125,8 +125,12 @@ class TorchRunner:
         return self.model.wte.weight.device
 
     @property
-    def dtype(self) -> torch.dtype:
-        """What the weights are."""
+    def dtype(self) -> str:
+        """What the weights are: "float32", …."""
+        return str(self._dtype).removeprefix("torch.")
+
+    @property
+    def _dtype(self) -> torch.dtype:
         return self.model.wte.weight.dtype
 
     @torch.inference_mode()
@@ -171,7 +175,7 @@ class TorchRunner:
         if not 1 <= length <= c.n_positions:
             raise InputError(f"max_length = {length} must be from 1 to {c.n_positions}")
         shape = (c.n_layer, batch_size, c.n_head, length, c.d_head)
-        keys, values = (torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in "kv")
+        keys, values = (torch.zeros(shape, dtype=self._dtype, device=self.device) for _ in "kv")
         return TorchCache(keys, values, np.zeros(batch_size, np.int64))
 
     @torch.inference_mode()
@@ -196,7 +200,7 @@ class TorchRunner:
 
     def _logprobs(self, resid: Floats) -> tuple[Tensor, Tensor]:
         """(rows, d_model) -> log-probabilities (rows, vocab) and log_z (rows,)."""
-        x = torch.as_tensor(resid).to(self.device, self.dtype)
+        x = self._tensor(resid).to(self._dtype)
         logits = at_least_float32(self.model.unembed(self.model.ln_f(x)))
         log_z = logits.logsumexp(-1)
         return logits.sub_(log_z[:, None]), log_z
@@ -218,7 +222,7 @@ class TorchRunner:
         return {name: x.cpu().numpy() for name, x in out.items()}
 
     def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+        return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(self.device)
 
     def _mask(self, batch: Batch) -> Tensor | None:
         """(1 or batch, 1, query, key), or None where plain causal attention is right.

@@ -1,0 +1,86 @@
+"""What `gpt2kit doctor` finds: packages, engines, devices, and models at hand."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Literal
+
+from gpt2kit.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the diagnosis; "bad" means that something gpt2kit needs does not work."""
+
+    level: Literal["ok", "note", "bad"]
+    text: str
+
+
+def diagnose() -> Iterator[Finding]:
+    """Every finding, most basic first."""
+    yield Finding("ok", f"Python {platform.python_version()} on {platform.platform(terse=True)}")
+    yield from _torch()
+    yield from _onnxruntime()
+    for name in ("onnx", "onnxscript", "tokenizers", "safetensors", "huggingface_hub"):
+        yield Finding("ok", f"{name} {metadata.version(name)}")
+    yield from _models()
+
+
+def _torch() -> Iterator[Finding]:
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        yield Finding("bad", f"torch does not import ({error}); only exported files can be run")
+        return
+    if torch.cuda.is_available():
+        name = torch.cuda.get_device_name(0)
+        yield Finding("ok", f"torch {torch.__version__} sees {name} (CUDA {torch.version.cuda})")
+    elif torch.version.cuda:
+        yield Finding("note", f"torch {torch.__version__} is a CUDA build, but sees no GPU")
+    else:
+        yield Finding(
+            "note", f"torch {torch.__version__} is a CPU build: --device cuda is not for it"
+        )
+
+
+def _onnxruntime() -> Iterator[Finding]:
+    try:
+        import onnxruntime as ort
+
+        from exporters import devices
+    except (ImportError, OSError) as error:
+        yield Finding("bad", f"onnxruntime does not import ({error}); reinstall it")
+        return
+    wheels = ", ".join(f"{k} {v}" for k, v in devices.installed_wheels().items())
+    yield Finding("ok", f"{wheels or 'onnxruntime ' + ort.__version__} runs on the CPU")
+    both = devices.wheel_problem()
+    problems = devices.cuda_problems()
+    if not problems:
+        yield Finding("ok", f"onnxruntime runs on CUDA {ort.cuda_version}")
+    for problem in problems:
+        kind: Literal["note", "bad"] = "bad" if problem == both else "note"
+        yield Finding(
+            kind, f"onnxruntime has no CUDA here: {problem}" if kind == "note" else problem
+        )
+
+
+def _models() -> Iterator[Finding]:
+    from huggingface_hub import try_to_load_from_cache
+
+    from gpt2kit import checkpoint
+
+    try:
+        checkpoint.read_config(checkpoint.BUNDLED)
+        yield Finding("ok", f"bundled model at {checkpoint.BUNDLED}")
+    except CheckpointError as error:
+        yield Finding("bad", f"the bundled model is missing ({error}); reinstall gpt2kit")
+    cached = isinstance(try_to_load_from_cache("gpt2", "model.safetensors"), str)
+    if cached:
+        yield Finding("ok", "gpt2 is in the cache")
+    else:
+        yield Finding(
+            "note", "gpt2 is not in the cache; `gpt2kit lens --model gpt2 Hello` fetches it"
+        )

@@ -1,0 +1,333 @@
+"""The `gpt2kit` command. Thin: each command parses, calls the library, and prints."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from gpt2kit import __version__
+from gpt2kit.errors import GPT2KitError, InputError
+
+if TYPE_CHECKING:
+    from gpt2kit.runner import Runner
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class _Group(click.Group):
+    """Turns the package's errors into one line on standard error and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except GPT2KitError as error:
+            if ctx.obj:
+                raise
+            click.echo(f"gpt2kit: error: {' '.join(str(error).split())}", err=True)
+            ctx.exit(error.exit_code)
+
+
+def _debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    ctx.find_root().obj = ctx.find_root().obj or value
+
+
+def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    def wrap(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return wrap
+
+
+debug_option = click.option(
+    "--debug", is_flag=True, expose_value=False, callback=_debug, help="Show tracebacks."
+)
+model_options = _options(
+    click.option(
+        "--model", default="auto", show_default=True,
+        help="Folder, hub id, 'bundled', or 'auto' (gpt2 if it can be had, else bundled).",
+    ),
+    click.option("--revision", help="Branch, tag or commit of a hub id."),
+)  # fmt: skip
+device_option = click.option(
+    "--device", default="auto", show_default=True, help="auto, cpu or cuda."
+)
+runner_options = _options(
+    model_options,
+    click.option("--onnx", "onnx_file", metavar="FILE", help="Run an exported file instead."),
+    device_option,
+    click.option(
+        "--dtype", default="float32", show_default=True, help="float32, float16 or bfloat16."
+    ),
+)
+
+
+def _runner(
+    model: str, revision: str | None, onnx_file: str | None, device: str, dtype: str
+) -> Runner:
+    if onnx_file is None:
+        from gpt2kit.torch_runner import load
+
+        return load(model, revision=revision, device=device, dtype=dtype)
+    given = click.get_current_context().get_parameter_source
+    for option in ("model", "revision", "dtype"):
+        if given(option) is not click.core.ParameterSource.DEFAULT:
+            raise InputError(f"--{option} does not go with --onnx; the file has its own")
+    from exporters import open_onnx
+
+    return open_onnx(onnx_file, device=device)
+
+
+def _text(prompt: str) -> str:
+    """A prompt from the command line, or from standard input for '-'; it must be UTF-8."""
+    raw = sys.stdin.buffer.read() if prompt == "-" else prompt.encode(errors="surrogateescape")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        where = "standard input" if prompt == "-" else "the prompt"
+        raise InputError(f"{where} is not UTF-8 (byte {error.start}); convert it first") from error
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+@debug_option
+def main() -> None:
+    """See inside GPT-2, then ship what you saw."""
+
+
+@main.command()
+@click.argument("prompts", metavar="PROMPT...", nargs=-1, required=True)
+@runner_options
+@click.option("-n", "--max-new-tokens", default=40, show_default=True, help="Tokens to add.")
+@click.option("--greedy", is_flag=True, help="Always the likeliest token.")
+@click.option("--temperature", default=1.0, show_default=True, help="Above 0; lower is safer.")
+@click.option("--top-k", default=50, show_default=True, help="Draw from this many tokens.")
+@click.option("--top-p", default=1.0, show_default=True, help="Draw from this much probability.")
+@click.option("--seed", type=int, help="The same seed gives the same text.")
+@click.option("--stop", multiple=True, metavar="TEXT", help="Stop before this; repeatable.")
+@debug_option
+def generate(
+    prompts: tuple[str, ...],
+    model: str,
+    revision: str | None,
+    onnx_file: str | None,
+    device: str,
+    dtype: str,
+    **options: Any,
+) -> None:
+    """Continue PROMPT ('-' reads standard input); several prompts run as one batch."""
+    from gpt2kit.runner import generate as run
+
+    texts = [_text(prompt) for prompt in prompts]
+    runner = _runner(model, revision, onnx_file, device, dtype)
+    if len(texts) > 1:
+        for text, new in zip(texts, run(runner, texts, **options), strict=True):
+            click.echo(click.style(text, dim=True) + new + "\n")
+        return
+    started = False
+
+    def stream(_: int, piece: str) -> None:
+        nonlocal started
+        if not started:  # after every check has passed
+            click.echo(click.style(texts[0], dim=True), nl=False)
+            started = True
+        click.echo(piece, nl=False)
+        sys.stdout.flush()
+
+    run(runner, texts[0], on_text=stream, **options)
+    click.echo()
+
+
+def _positions(
+    _: click.Context, __: click.Parameter, value: str | None
+) -> list[int] | slice | None:
+    """ "3", "-1", "1,4,7" or "2:8"."""
+    if value is None:
+        return None
+    try:
+        if ":" in value:
+            return slice(*(int(part) if part.strip() else None for part in value.split(":")))
+        return [int(part) for part in value.split(",")]
+    except (ValueError, TypeError):
+        raise InputError(f"--pos {value!r} is not like 3, -1, 1,4,7 or 2:8") from None
+
+
+@main.command()
+@click.argument("prompt")
+@runner_options
+@click.option(
+    "--by", default="prob", show_default=True, help="Colour: prob, logit, rank, entropy or kl."
+)
+@click.option("--target", metavar="TOKEN", help="Follow this token, e.g. ' Paris'.")
+@click.option("--foil", metavar="TOKEN", help="Show the target's logit minus this one's.")
+@click.option("--topk", default=1, show_default=True, help="Tokens a cell (and in the files).")
+@click.option("--pos", callback=_positions, help="Positions: 3, -1, 1,4,7 or 2:8.")
+@click.option("--sites", default="resid", show_default=True, help="resid, mid, attn or mlp.")
+@click.option("--bos", is_flag=True, help="Put <|endoftext|> in front.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+@debug_option
+def lens(
+    prompt: str,
+    model: str,
+    revision: str | None,
+    onnx_file: str | None,
+    device: str,
+    dtype: str,
+    by: str,
+    target: str | None,
+    foil: str | None,
+    topk: int,
+    pos: list[int] | slice | None,
+    sites: str,
+    bos: bool,
+    as_json: bool,
+    as_csv: bool,
+) -> None:
+    """Logit lens: what the model would say after each layer of PROMPT ('-': standard input)."""
+    from rich.console import Console
+
+    from probes.lens import QUANTITIES, logit_lens
+    from probes.lens_view import show
+
+    if by not in QUANTITIES:
+        raise InputError(f"--by {by!r} is not one of {', '.join(QUANTITIES)}")
+    if foil is not None and target is None:
+        raise InputError("--foil needs a --target to compare with")
+    if as_json and as_csv:
+        raise InputError("--json and --csv: choose one")
+    text = _text(prompt)
+    result = logit_lens(
+        _runner(model, revision, onnx_file, device, dtype),
+        text,
+        top_k=topk,
+        targets=[token for token in (target, foil) if token is not None],
+        sites=sites,
+        positions=pos,
+        prepend_bos=bos,
+    )
+    if as_json:
+        click.echo(result.to_json())
+    elif as_csv:
+        click.echo(result.to_csv(), nl=False)
+    else:
+        show(result, Console(highlight=False), by=by, lines=topk)
+
+
+@main.command()
+@click.option("--onnx", "path", required=True, metavar="FILE", help="The file to write.")
+@model_options
+@click.option("--dtype", default="float32", show_default=True, help="float32 or float16.")
+@click.option("--taps", multiple=True, metavar="GLOB", help="Taps to carry; repeatable.")
+@click.option("--opset", default=23, show_default=True, help="ONNX operator set, 18 to 24.")
+@click.option("--external-data", is_flag=True, help="Weights in FILE.data (always above 2 GB).")
+@click.option("--overwrite", is_flag=True, help="Replace another model's config in the folder.")
+@debug_option
+def export(
+    path: str,
+    model: str,
+    revision: str | None,
+    dtype: str,
+    taps: tuple[str, ...],
+    opset: int,
+    external_data: bool,
+    overwrite: bool,
+) -> None:
+    """Trace the model to ONNX, check it against torch, and only then write FILE."""
+    from rich.console import Console
+
+    from exporters.onnx_export import export_onnx
+    from exporters.report_view import show
+    from gpt2kit.torch_runner import load
+
+    console = Console(highlight=False)
+    with console.status("loading") as status:
+        runner = load(model, revision=revision, device="cpu")
+
+        def progress(stage: str) -> None:
+            status.update(stage)
+            if not console.is_terminal:
+                click.echo(f"{stage} …", err=True)
+
+        report = export_onnx(
+            runner,
+            path,
+            taps=taps,
+            dtype=dtype,
+            opset=opset,
+            external_data=external_data,
+            overwrite=overwrite,
+            on_progress=progress,
+        )
+    show(report, console)
+    console.print(f"wrote {path}")
+
+
+@main.command()
+@click.argument("path", metavar="FILE")
+@click.option("--model", help="Where the weights are, if FILE's own word is not enough.")
+@device_option
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@debug_option
+def verify(path: str, model: str | None, device: str, as_json: bool) -> None:
+    """Compare an exported FILE with torch; exit code 1 if they disagree."""
+    import json
+
+    from rich.console import Console
+
+    from exporters.parity import verify as run
+    from exporters.report_view import show
+
+    console = Console(highlight=False)
+    with Console(stderr=True).status("comparing torch and ONNX"):
+        report = run(path, model=model, device=device)
+    if as_json:
+        click.echo(json.dumps(report.to_json(), indent=1))
+    else:
+        show(report, console)
+    report.raise_if_failed()
+
+
+@main.command()
+@model_options
+@debug_option
+def taps(model: str, revision: str | None) -> None:
+    """List the taps of a model: where it can be read and edited."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from gpt2kit import checkpoint
+    from gpt2kit.taps import tap_axes
+
+    n_layer = checkpoint.read_config(checkpoint.find(model, revision).folder).n_layer
+    table = Table("tap", "axes", box=None, header_style="bold")
+    for name, axes in tap_axes(n_layer).items():
+        if not name.startswith("blocks.") or name.startswith("blocks.0."):
+            general = name.replace("blocks.0.", f"blocks.{{0..{n_layer - 1}}}.")
+            table.add_row(name if name == "blocks.0.resid_pre" else general, " ".join(axes))
+    Console(highlight=False).print(table)
+
+
+@main.command()
+@debug_option
+def doctor() -> None:
+    """Say what this installation can do, and what keeps it from doing more."""
+    from rich.console import Console
+
+    from exporters.doctor import diagnose
+
+    console, fine = Console(highlight=False), True
+    for finding in diagnose():
+        sign = {"ok": "[green]ok[/]  ", "note": "[yellow]note[/]", "bad": "[red]bad[/] "}
+        console.print(f"{sign[finding.level]}  {finding.text}", soft_wrap=True)
+        fine = fine and finding.level != "bad"
+    if not fine:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
