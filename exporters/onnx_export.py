@@ -29,11 +29,13 @@ import torch
 from torch import Tensor, nn
 
 import gpt2kit
-from exporters.parity import Report, check
+from exporters.parity import Report, check, rounded
 from gpt2kit.checkpoint import weights_sha256
-from gpt2kit.errors import ExportError
+from gpt2kit.config import GPT2Config
+from gpt2kit.errors import ExportError, GPT2KitError
 from gpt2kit.model import GPT2, Hooks
 from gpt2kit.taps import resolve
+from gpt2kit.tokenizer import Tokenizer
 from gpt2kit.torch_runner import DTYPES, TorchRunner
 
 OPSETS = range(18, 25)
@@ -113,9 +115,7 @@ def export_onnx(
     target = Path(path)
     _check_arguments(target, dtype, opset)
     names = resolve(taps, runner.config.n_layer)
-    sidecars = _sidecars(runner)
-    if not overwrite:
-        _check_sidecars(target, sidecars)
+    sidecars = _new_sidecars(runner, target.parent, overwrite)
     try:
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
             draft = Path(folder) / target.name
@@ -169,14 +169,29 @@ def _sidecars(runner: TorchRunner) -> dict[str, str]:
     return out
 
 
-def _check_sidecars(target: Path, sidecars: dict[str, str]) -> None:
-    for name, text in sidecars.items():
-        file = target.parent / name
-        if file.exists() and file.read_bytes() != text.encode():
-            raise ExportError(
-                f"{target}: {file} is there and belongs to another model; export into a folder of "
-                "its own, or allow it to be overwritten"
-            )
+def _new_sidecars(runner: TorchRunner, folder: Path, overwrite: bool) -> dict[str, str]:
+    """The sidecars that are to be written: all, or those that this model's folder lacks.
+
+    Raises ExportError if the folder holds another model's.
+    """
+    wanted = _sidecars(runner)
+    there = [name for name in wanted if (folder / name).exists()]
+    if overwrite or not there:
+        return wanted
+    ours = runner.tokenizer and runner.tokenizer.to_json()
+    try:
+        lies = Tokenizer.from_folder(folder)
+        same = GPT2Config.from_file(folder / "config.json") == runner.config and (
+            lies is None or lies.to_json() == ours
+        )
+    except GPT2KitError:
+        same = False
+    if not same:
+        raise ExportError(
+            f"{folder / there[0]} belongs to another model; export into a folder of its own, or "
+            "allow overwriting"
+        )
+    return {name: text for name, text in wanted.items() if name not in there}
 
 
 def _trace(
@@ -265,7 +280,7 @@ def _describe(
             "gpt2kit.version": gpt2kit.__version__,
             "gpt2kit.model": runner.source.model,
             "gpt2kit.revision": runner.source.revision or "",
-            "gpt2kit.weights_sha256": weights_sha256(runner.model),
+            "gpt2kit.weights_sha256": weights_sha256(rounded(runner, DTYPES[dtype]).model),
             "gpt2kit.config": json.dumps(runner.config.to_hf()),
             "gpt2kit.dtype": dtype,
             "gpt2kit.profile": "portable",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -69,16 +70,18 @@ def _session(file: Path, device: str, threads: int | None) -> ort.InferenceSessi
 
 def _reason(message: str) -> str:
     """Onnxruntime's message as one line that says what to do."""
-    text = message.split(" : ")[-1].splitlines()[0]
-    if "INVALID_PROTOBUF" in message:
+    if "INVALID_PROTOBUF" in message or "No graph was found" in message:
         return "not an ONNX file, or a damaged one; export it again"
-    if "does not exist" in message:
-        return f"its external data is missing ({text}); keep the .data file beside it"
+    if lost := re.search(r'External data path does not exist: "(.*)"', message):
+        return f"its external data {lost[1]} is missing; keep that file beside it"
     if "escapes model directory" in message or "Absolute path not allowed" in message:
         return "refused: its external data points outside its folder"
-    if "given_file_length" in message or "out of bounds" in message:
-        return "its external data is too short; copy or export it again"
-    return f"onnxruntime cannot load it: {text}"
+    if re.search("given file_length|external data size mismatch", message):
+        return "its external data is not of the right length; copy or export it again"
+    # "[ONNXRuntimeError] : 1 : FAIL : Load model from … failed:/path/file.cc:256 type f(…) text"
+    text = message.split(" : ", 3)[-1].split(" failed:", 1)[-1]
+    text = re.sub(r"^\S+\.(cc|h):\d+ .*?\) ", "", text, flags=re.DOTALL)
+    return f"onnxruntime {ort.__version__} cannot load it: {' '.join(text.split())}"
 
 
 class OnnxCache(KVCache):
@@ -171,9 +174,10 @@ class OnnxRunner:
         missing = [tap for tap in wanted if tap not in self.taps]
         if missing:
             more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+            globs = " ".join(f"--taps '{glob}'" for glob in _globs(missing))
             raise TapError(
                 f"{self.path.name} does not carry the tap {missing[0]!r}{more}; export it with "
-                f"`gpt2kit export --onnx … --taps '{missing[0]}'`"
+                f"`gpt2kit export --onnx … {globs}`"
             )
         return wanted
 
@@ -241,6 +245,13 @@ class OnnxRunner:
             logprobs=self._readout.logprobs,
             statistics=partial(self._readout.statistics, top_k),
         )
+
+
+def _globs(taps: Sequence[str]) -> list[str]:
+    """Taps as few patterns: the same tap in several layers becomes `blocks.*.tap`."""
+    kinds = [re.sub(r"^blocks\.\d+\.", "blocks.*.", tap) for tap in taps]
+    pairs = zip(taps, kinds, strict=True)
+    return list(dict.fromkeys(tap if kinds.count(kind) == 1 else kind for tap, kind in pairs))
 
 
 def _widen(x: NDArray[Any]) -> Floats:

@@ -118,7 +118,10 @@ def verify(
             f"{path}: made from {onnx.source}, which is not at hand ({error}); name its folder "
             "with --model"
         ) from error
-    if weights_sha256(runner.model) != onnx.metadata["gpt2kit.weights_sha256"]:
+    if (
+        weights_sha256(rounded(runner, DTYPES[onnx.dtype]).model)
+        != onnx.metadata["gpt2kit.weights_sha256"]
+    ):
         raise CheckpointError(f"{path}: was made from other weights than {model or onnx.source}")
     return compare(runner, onnx)
 
@@ -130,7 +133,7 @@ def check(runner: TorchRunner, path: Path) -> Report:
 
 def compare(runner: TorchRunner, onnx: OnnxRunner) -> Report:
     """Run every case on both engines."""
-    reference = _rounded(runner, DTYPES[onnx.dtype])
+    reference = rounded(runner, DTYPES[onnx.dtype])
     tally = _Tally(TOLERANCE[onnx.dtype])
     for case, torch_side, onnx_side in _cases(reference, onnx):
         tally.add(case, torch_side, onnx_side, onnx.config.n_layer)
@@ -142,7 +145,7 @@ def compare(runner: TorchRunner, onnx: OnnxRunner) -> Report:
     )
 
 
-def _rounded(runner: TorchRunner, dtype: torch.dtype) -> TorchRunner:
+def rounded(runner: TorchRunner, dtype: torch.dtype) -> TorchRunner:
     """The model in float32 on the CPU, its weights rounded to the file's dtype."""
     with torch.device("meta"):
         model = GPT2(runner.config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,10 +25,18 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except GPT2KitError as error:
-            if ctx.obj:
+            self._fail(ctx, error, error.exit_code)
+        except OSError as error:  # a name that is too long, a file that may not be read, …
+            if isinstance(error, BrokenPipeError):  # whoever read our output has seen enough
                 raise
-            click.echo(f"gpt2kit: error: {' '.join(str(error).split())}", err=True)
-            ctx.exit(error.exit_code)
+            self._fail(ctx, error, GPT2KitError.exit_code)
+
+    @staticmethod
+    def _fail(ctx: click.Context, error: Exception, exit_code: int) -> None:
+        if ctx.obj:
+            raise error
+        click.echo(f"gpt2kit: error: {' '.join(str(error).split())}", err=True)
+        ctx.exit(exit_code)
 
 
 def _debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
@@ -44,7 +53,12 @@ def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
 
 
 debug_option = click.option(
-    "--debug", is_flag=True, expose_value=False, callback=_debug, help="Show tracebacks."
+    "--debug",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_debug,
+    help="Show tracebacks.",
 )
 model_options = _options(
     click.option(
@@ -97,6 +111,8 @@ def _text(prompt: str) -> str:
 @debug_option
 def main() -> None:
     """See inside GPT-2, then ship what you saw."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack signs that tokens hold
+        sys.stdout.reconfigure(errors="replace")
 
 
 @main.command()
@@ -211,9 +227,9 @@ def lens(
         prepend_bos=bos,
     )
     if as_json:
-        click.echo(result.to_json())
+        click.echo(result.to_json().encode())  # UTF-8 whatever the terminal speaks
     elif as_csv:
-        click.echo(result.to_csv(), nl=False)
+        click.echo(result.to_csv().encode(), nl=False)
     else:
         show(result, Console(highlight=False), by=by, lines=topk)
 
@@ -264,7 +280,7 @@ def export(
             on_progress=progress,
         )
     show(report, console)
-    console.print(f"wrote {path}")
+    click.echo(f"wrote {path}")
 
 
 @main.command()
@@ -317,13 +333,14 @@ def taps(model: str, revision: str | None) -> None:
 def doctor() -> None:
     """Say what this installation can do, and what keeps it from doing more."""
     from rich.console import Console
+    from rich.markup import escape
 
     from exporters.doctor import diagnose
 
     console, fine = Console(highlight=False), True
     for finding in diagnose():
         sign = {"ok": "[green]ok[/]  ", "note": "[yellow]note[/]", "bad": "[red]bad[/] "}
-        console.print(f"{sign[finding.level]}  {finding.text}", soft_wrap=True)
+        console.print(f"{sign[finding.level]}  {escape(finding.text)}", soft_wrap=True)
         fine = fine and finding.level != "bad"
     if not fine:
         sys.exit(1)

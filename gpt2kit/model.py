@@ -82,12 +82,20 @@ class Conv1D(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(n_in, n_out))
         self.bias = nn.Parameter(torch.zeros(n_out))
-        nn.init.normal_(self.weight, std=0.02)
+        _initialise(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, in) -> (…, out)."""
         flat = torch.addmm(self.bias, x.reshape(-1, x.shape[-1]), self.weight)
         return flat.view(*x.shape[:-1], self.weight.shape[1])
+
+
+class Embedding(nn.Embedding):
+    """A table (entries, d_model)."""
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        _initialise(self.weight)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -200,12 +208,12 @@ class GPT2(nn.Module):
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()
         self.config = config
-        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
-        self.wpe = nn.Embedding(config.n_positions, config.n_embd)
+        self.wte = Embedding(config.vocab_size, config.n_embd)
+        self.wpe = Embedding(config.n_positions, config.n_embd)
         self.h = nn.ModuleList(Block(config, i) for i in range(config.n_layer))
         self.ln_f = LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         if not config.tie_word_embeddings:
-            self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+            self.lm_head = Embedding(config.vocab_size, config.n_embd)
 
     def forward(
         self,
@@ -259,6 +267,13 @@ class GPT2(nn.Module):
     def unembedding(self) -> Tensor:
         """(vocab, d_model); the embedding itself where the two are tied."""
         return self.wte.weight if self.config.tie_word_embeddings else self.lm_head.weight
+
+
+def _initialise(weight: Tensor) -> None:
+    """GPT-2's normal(0, 0.02); on the meta device, where there is nothing to draw, torch would
+    import its whole distributed package to do so."""
+    if not weight.is_meta:
+        nn.init.normal_(weight, std=0.02)
 
 
 def at_least_float32(x: Tensor) -> Tensor:

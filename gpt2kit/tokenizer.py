@@ -78,5 +78,9 @@ class Tokenizer:
 
 def printable(token: str) -> str:
     """A token on one line: line breaks and other control characters become visible signs."""
-    table = {"\n": "⏎", "\t": "⇥", "\r": "␍", "\x7f": "␡"}
-    return "".join(table.get(c, chr(0x2400 + ord(c)) if c < " " else c) for c in token)
+    return token.translate(_SIGNS)
+
+
+_SIGNS = {code: chr(0x2400 + code) for code in range(32)}
+_SIGNS |= dict.fromkeys([*range(0x80, 0xA0), 0x2028, 0x2029], "␦")  # terminals obey some of these
+_SIGNS |= str.maketrans({"\n": "⏎", "\t": "⇥", "\x7f": "␡"})

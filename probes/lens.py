@@ -164,7 +164,7 @@ def logit_lens(
     prompt: str,
     *,
     top_k: int = 5,
-    targets: Sequence[str] = (),
+    targets: str | Sequence[str] = (),
     sites: str = "resid",
     positions: Sequence[int] | slice | None = None,
     prepend_bos: bool = False,
@@ -181,6 +181,8 @@ def logit_lens(
     """
     if sites not in SITES:
         raise InputError(f"sites = {sites!r} is not one of {', '.join(SITES)}")
+    if isinstance(targets, str):
+        targets = [targets]
     config = runner.config
     ids = encode(runner, prompt)
     assert runner.tokenizer is not None
@@ -243,7 +245,7 @@ def _columns(positions: Sequence[int] | slice | None, length: int) -> Ints:
         return every
     try:
         chosen = every[positions if isinstance(positions, slice) else np.asarray(positions)]
-    except IndexError as error:
+    except (IndexError, ValueError) as error:  # out of range; a slice with step 0
         raise InputError(f"positions {positions} do not lie in a prompt of {length}") from error
     if chosen.size == 0:
         raise InputError(f"positions {positions} select nothing in a prompt of {length}")

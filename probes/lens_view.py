@@ -21,6 +21,7 @@ RGB = tuple[int, int, int]
 _SEQUENTIAL: tuple[RGB, ...] = (
     (34, 37, 58), (38, 72, 112), (40, 124, 126), (116, 178, 88), (250, 224, 96)
 )  # fmt: skip
+_LIGHT, _DARK = Color.from_rgb(245, 245, 245), Color.from_rgb(12, 14, 20)  # ink
 _DIVERGING: tuple[RGB, ...] = ((52, 96, 190), (52, 56, 72), (214, 84, 56))
 
 
@@ -73,9 +74,11 @@ class _View:
 
     def __init__(self, lens: LogitLens, by: str, lines: int) -> None:
         self.lens, self.by, self.lines = lens, by, lines
-        self.diff = len(lens.targets) == 2
         if len(lens.targets) > 2:
             raise InputError(f"the grid shows one target and one foil, not {len(lens.targets)}")
+        # Entropy and KL are of the whole prediction: a target has no part in them.
+        self.targeted = bool(lens.targets) and by not in ("entropy", "kl")
+        self.diff = self.targeted and len(lens.targets) == 2
         values = lens.logit_diff if self.diff else lens.values(by)
         self.values = np.asarray(values, np.float64)
         self.shade, self.low, self.high = self._scale()
@@ -112,7 +115,7 @@ class _View:
         targets = [repr(printable(t)) for t in lens.targets]
         if self.diff:
             what = f"cell and colour: logit of {targets[0]} minus logit of {targets[1]}"
-        elif targets and self.by not in ("entropy", "kl"):
+        elif self.targeted:
             what = f"cell and colour: {quantity} of {targets[0]}"
         else:
             of = {"rank": " of the token that follows", "entropy": "", "kl": ""}
@@ -125,7 +128,7 @@ class _View:
         for i in range(12):
             bar.append(" ", Style(bgcolor=self._colour(i / 11)))
         bar.append(f" {self.high}")
-        mark = "    ✓ the token that does follow" if not targets else ""
+        mark = "    ✓ the token that does follow" if not self.targeted else ""
         return [title, Text(what), bar + Text(mark), Text("")]
 
     def pages(self, width: int) -> list[Ints]:
@@ -168,11 +171,11 @@ class _View:
         return out
 
     def _lines_of_cell(self) -> int:
-        return 1 if self.lens.targets and self.by not in ("entropy", "kl") else self.lines
+        return 1 if self.targeted else self.lines
 
     def _cell(self, r: int, p: int, line: int) -> Text:
         lens = self.lens
-        if self.diff or (lens.targets and self.by not in ("entropy", "kl")):
+        if self.targeted:
             text = self._number(float(self.values[r, p]))
         else:
             follows = lens.top_ids[r, p, line] == lens.next_ids[p]
@@ -183,9 +186,7 @@ class _View:
         colour = self._colour(shade)
         red, green, blue = colour.triplet or (0, 0, 0)
         dark = 0.30 * red + 0.59 * green + 0.11 * blue < 140
-        return Text(
-            _fit(text, self.width), Style(color="white" if dark else "black", bgcolor=colour)
-        )
+        return Text(_fit(text, self.width), Style(color=_LIGHT if dark else _DARK, bgcolor=colour))
 
     def _number(self, value: float) -> str:
         if self.diff:
