@@ -242,7 +242,7 @@ class OnnxRunner:
             reference,
             vocab_size=self.config.vocab_size,
             top_k=top_k,
-            logprobs=self._readout.logprobs,
+            reference_of=self._readout.logprobs,
             statistics=partial(self._readout.statistics, top_k),
         )
 

@@ -101,14 +101,18 @@ class ReadoutGraph:
 
 
 def _weights(path: Path) -> dict[str, NDArray[Any]]:
-    """The weights that a readout needs, from an exported file; external data stays on disk."""
-    found = onnx_ir.load(path).graph.initializers
-    head = "lm_head.weight" if "lm_head.weight" in found else "wte.weight"
-    names = {"gain": "ln_f.weight", "bias": "ln_f.bias", "unembedding": head}
-    return {name: np.ascontiguousarray(_value(found[key])) for name, key in names.items()}
+    """The weights that a readout needs, from an exported file; external data stays on disk.
+
+    They are found by their use, not by name: weights that are equal share one initializer.
+    """
+    last = {node.op_type: node for node in onnx_ir.load(path).graph}
+    norm, unembed = last["LayerNormalization"].inputs, last["Gemm"].inputs
+    used = {"gain": norm[1], "bias": norm[2], "unembedding": unembed[1]}
+    return {name: np.ascontiguousarray(_value(value)) for name, value in used.items()}
 
 
-def _value(initializer: onnx_ir.Value) -> NDArray[Any]:
+def _value(initializer: onnx_ir.Value | None) -> NDArray[Any]:
+    assert initializer is not None
     assert initializer.const_value is not None
     return initializer.const_value.numpy()
 

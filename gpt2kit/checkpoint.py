@@ -66,7 +66,8 @@ def find(model: str | os.PathLike[str], revision: str | None = None) -> Checkpoi
         if not folder.is_dir():
             raise CheckpointError(f"{name}: no such folder")
         return Checkpoint(folder, Source(folder.resolve().name))
-    return Checkpoint(_from_hub(name, revision), Source(name, revision))
+    snapshot = _from_hub(name, revision)
+    return Checkpoint(snapshot, Source(name, snapshot.name))  # the folder is named by its commit
 
 
 def _auto(revision: str | None) -> Checkpoint:

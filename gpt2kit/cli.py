@@ -135,7 +135,10 @@ def generate(
     dtype: str,
     **options: Any,
 ) -> None:
-    """Continue PROMPT ('-' reads standard input); several prompts run as one batch."""
+    """Continue a prompt.
+
+    '-' reads it from standard input; several prompts run as one batch.
+    """
     from gpt2kit.runner import generate as run
 
     texts = [_text(prompt) for prompt in prompts]
@@ -204,7 +207,10 @@ def lens(
     as_json: bool,
     as_csv: bool,
 ) -> None:
-    """Logit lens: what the model would say after each layer of PROMPT ('-': standard input)."""
+    """Show what each layer would say next (logit lens).
+
+    '-' reads the prompt from standard input.
+    """
     from rich.console import Console
 
     from probes.lens import QUANTITIES, logit_lens
@@ -253,7 +259,10 @@ def export(
     external_data: bool,
     overwrite: bool,
 ) -> None:
-    """Trace the model to ONNX, check it against torch, and only then write FILE."""
+    """Write an ONNX file that equals torch, proven.
+
+    The model is traced, checked against torch, and only then given its name.
+    """
     from rich.console import Console
 
     from exporters.onnx_export import export_onnx
@@ -290,7 +299,10 @@ def export(
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @debug_option
 def verify(path: str, model: str | None, device: str, as_json: bool) -> None:
-    """Compare an exported FILE with torch; exit code 1 if they disagree."""
+    """Compare an exported FILE with torch.
+
+    The exit code is 1 if they disagree.
+    """
     import json
 
     from rich.console import Console
@@ -312,7 +324,7 @@ def verify(path: str, model: str | None, device: str, as_json: bool) -> None:
 @model_options
 @debug_option
 def taps(model: str, revision: str | None) -> None:
-    """List the taps of a model: where it can be read and edited."""
+    """List where a model can be read and edited."""
     from rich.console import Console
     from rich.table import Table
 
@@ -331,7 +343,7 @@ def taps(model: str, revision: str | None) -> None:
 @main.command()
 @debug_option
 def doctor() -> None:
-    """Say what this installation can do, and what keeps it from doing more."""
+    """Say what works here, and what is missing."""
     from rich.console import Console
     from rich.markup import escape
 

@@ -41,9 +41,9 @@ class Readout:
     target_ranks: Ints | None = None
 
 
-# (rows, d_model) -> log-probabilities (rows, vocab), in whatever form the engine keeps them.
-LogProbs = Callable[[Floats], Any]
-# (rows, d_model), targets (rows, n) or None, reference LogProbs or None -> the fields of Readout.
+# (rows, d_model) -> what the engine needs to know of the distributions that KL is taken from.
+ReferenceOf = Callable[[Floats], Any]
+# (rows, d_model), targets (rows, n) or None, such a reference or None -> the fields of Readout.
 Statistics = Callable[[Floats, Ints | None, Any], Mapping[str, NDArray[Any]]]
 
 
@@ -54,7 +54,7 @@ def tiled(
     *,
     vocab_size: int,
     top_k: int,
-    logprobs: LogProbs,
+    reference_of: ReferenceOf,
     statistics: Statistics,
 ) -> Readout:
     """Readout of resid (…, d_model), a few rows at a time; arguments as in `Runner.readout`."""
@@ -88,7 +88,7 @@ def tiled(
     found: list[list[Mapping[str, NDArray[Any]]]] = [[] for _ in groups]
     for start in range(0, rows, step):
         part = slice(start, start + step)
-        against = None if reference is None else logprobs(reference[part])
+        against = None if reference is None else reference_of(reference[part])
         for i, vectors in enumerate(groups):
             ids = None if wanted is None else wanted[i, part]
             found[i].append(statistics(vectors[part], ids, against))

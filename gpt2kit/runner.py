@@ -26,13 +26,13 @@ Prompt = TypeVar("Prompt", str, list[str])
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model came from."""
+    """Where a model came from: what it is called, and the commit of a hub id."""
 
     model: str
     revision: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.model}@{self.revision}" if self.revision else self.model
+        return f"{self.model}@{self.revision[:12]}" if self.revision else self.model
 
 
 class KVCache:

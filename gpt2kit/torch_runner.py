@@ -194,31 +194,53 @@ class TorchRunner:
             reference,
             vocab_size=self.config.vocab_size,
             top_k=top_k,
-            logprobs=lambda x: self._logprobs(x)[0],
+            reference_of=self._reference,
             statistics=partial(self._statistics, top_k),
         )
 
-    def _logprobs(self, resid: Floats) -> tuple[Tensor, Tensor]:
-        """(rows, d_model) -> log-probabilities (rows, vocab) and log_z (rows,)."""
+    def _logits(self, resid: Floats) -> tuple[Tensor, Tensor]:
+        """(rows, d_model) -> logits (rows, vocab) less their maximum, and the maximum (rows, 1)."""
         x = self._tensor(resid).to(self._dtype)
         logits = at_least_float32(self.model.unembed(self.model.ln_f(x)))
-        log_z = logits.logsumexp(-1)
-        return logits.sub_(log_z[:, None]), log_z
+        most = logits.amax(-1, keepdim=True)
+        return logits.sub_(most), most
+
+    def _reference(self, resid: Floats) -> tuple[Tensor, Tensor]:
+        """(rows, d_model) -> probabilities (rows, vocab) and their negative entropy (rows,)."""
+        logits, _ = self._logits(resid)
+        p = logits.softmax(-1)
+        return p, torch.linalg.vecdot(p, logits) - logits.logsumexp(-1)
 
     def _statistics(
-        self, top_k: int, resid: Floats, targets: Ints | None, reference: Tensor | None
+        self,
+        top_k: int,
+        resid: Floats,
+        targets: Ints | None,
+        reference: tuple[Tensor, Tensor] | None,
     ) -> dict[str, np.ndarray]:
-        """The fields of Readout for one tile (rows, d_model)."""
-        logprobs, log_z = self._logprobs(resid)
-        top = logprobs.topk(top_k)
-        out = {"top_ids": top.indices, "top_logprobs": top.values, "log_z": log_z}
+        """The fields of Readout for one tile (rows, d_model), in few passes over the logits.
+
+        With logits x, Z = sum e^x: entropy = log Z - E_p[x], KL(r || p) = log Z - E_r[x] - H(r).
+        """
+        logits, most = self._logits(resid)
+        weights = logits.exp()
+        z = weights.sum(-1)
+        log_z = z.log()
+        top = logits.topk(top_k)
+        out = {
+            "top_ids": top.indices,
+            "top_logprobs": top.values - log_z[:, None],
+            "log_z": log_z + most[:, 0],
+            "entropy": log_z - torch.linalg.vecdot(weights, logits) / z,
+        }
         if targets is not None:
-            chosen = logprobs.gather(-1, self._tensor(targets))  # (rows, targets)
-            above = [(logprobs > column[:, None]).sum(-1) for column in chosen.unbind(-1)]
-            out |= {"target_logprobs": chosen, "target_ranks": torch.stack(above, -1)}
+            chosen = logits.gather(-1, self._tensor(targets))  # (rows, targets)
+            above = [(logits > column[:, None]).sum(-1) for column in chosen.unbind(-1)]
+            out["target_logprobs"] = chosen - log_z[:, None]
+            out["target_ranks"] = torch.stack(above, -1)
         if reference is not None:
-            out["kl"] = torch.linalg.vecdot(reference.exp(), reference - logprobs)
-        out["entropy"] = -torch.linalg.vecdot(logprobs.exp(), logprobs)
+            p, negative_entropy = reference
+            out["kl"] = log_z - torch.linalg.vecdot(p, logits) + negative_entropy
         return {name: x.cpu().numpy() for name, x in out.items()}
 
     def _tensor(self, array: np.ndarray) -> Tensor:
