@@ -25,7 +25,10 @@ def diagnose() -> Iterator[Finding]:
     yield from _torch()
     yield from _onnxruntime()
     for name in ("onnx", "onnxscript", "tokenizers", "safetensors", "huggingface_hub"):
-        yield Finding("ok", f"{name} {metadata.version(name)}")
+        try:
+            yield Finding("ok", f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            yield Finding("bad", f"{name} is not installed; run `pip install {name}`")
     yield from _models()
 
 
@@ -68,10 +71,12 @@ def _onnxruntime() -> Iterator[Finding]:
 
 
 def _models() -> Iterator[Finding]:
-    from huggingface_hub import try_to_load_from_cache
+    try:
+        from huggingface_hub import try_to_load_from_cache
 
-    from gpt2kit import checkpoint
-
+        from gpt2kit import checkpoint
+    except (ImportError, OSError):  # told above, by name
+        return
     try:
         checkpoint.read_config(checkpoint.BUNDLED)
         yield Finding("ok", f"bundled model at {checkpoint.BUNDLED}")

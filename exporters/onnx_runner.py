@@ -68,7 +68,7 @@ def _session(file: Path, device: str, threads: int | None) -> ort.InferenceSessi
     return session
 
 
-def _reason(message: str) -> str:
+def _reason(message: str, doing: str = "load") -> str:
     """Onnxruntime's message as one line that says what to do."""
     if "INVALID_PROTOBUF" in message or "No graph was found" in message:
         return "not an ONNX file, or a damaged one; export it again"
@@ -81,7 +81,7 @@ def _reason(message: str) -> str:
     # "[ONNXRuntimeError] : 1 : FAIL : Load model from … failed:/path/file.cc:256 type f(…) text"
     text = message.split(" : ", 3)[-1].split(" failed:", 1)[-1]
     text = re.sub(r"^\S+\.(cc|h):\d+ .*?\) ", "", text, flags=re.DOTALL)
-    return f"onnxruntime {ort.__version__} cannot load it: {' '.join(text.split())}"
+    return f"onnxruntime {ort.__version__} cannot {doing} it: {' '.join(text.split())}"
 
 
 class OnnxCache(KVCache):
@@ -202,7 +202,10 @@ class OnnxRunner:
             binding.bind_ortvalue_input(name, value)
         for name in names:
             binding.bind_output(name, self.device if name.startswith("present.") else "cpu")
-        self.session.run_with_iobinding(binding, self._run_options)
+        try:
+            self.session.run_with_iobinding(binding, self._run_options)
+        except Exception as error:  # onnxruntime's exceptions share no base of their own
+            raise EngineError(f"{self.path}: {_reason(str(error), 'run')}") from error
         outputs: list[ort.OrtValue] = binding.get_outputs()
         return outputs
 
@@ -240,7 +243,7 @@ class OnnxRunner:
             resid,
             targets,
             reference,
-            vocab_size=self.config.vocab_size,
+            config=self.config,
             top_k=top_k,
             reference_of=self._readout.logprobs,
             statistics=partial(self._readout.statistics, top_k),

@@ -77,14 +77,14 @@ class Report:
             raise ParityError(f"torch and ONNX rank another token first at {self.missed} positions")
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data: the worst error of each kind of quantity, and the verdict."""
+        """Plain data: the worst error of every quantity (None: not finite), and the verdict."""
         return {
             "passed": self.passed,
             "dtype": self.dtype,
             "tolerance": self.tolerance,
             "cases": list(self.cases),
             "top1": [self.top1, self.positions],
-            "worst": {q: [float(f"{error:.3g}"), case] for q, (error, case) in self.worst.items()},
+            "worst": {q: [_number(error), case] for q, (error, case) in self.worst.items()},
             "diverged": self.diverged,
         }
 
@@ -98,6 +98,10 @@ class Report:
             if kind not in out or not error <= out[kind][0]:
                 out[kind] = error, case, name
         return out
+
+
+def _number(error: float) -> float | None:
+    return float(f"{error:.3g}") if np.isfinite(error) else None  # JSON knows no NaN
 
 
 def verify(

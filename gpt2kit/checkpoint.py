@@ -55,6 +55,8 @@ def find(model: str | os.PathLike[str], revision: str | None = None) -> Checkpoi
     error. Whatever is named explicitly never falls back. Raises CheckpointError.
     """
     name = os.fspath(model)
+    if not name:
+        raise CheckpointError("the model's name is empty; give a folder, a hub id or 'bundled'")
     folder = Path(name).expanduser()
     if name == "auto":
         return _auto(revision)

@@ -159,8 +159,6 @@ def _indices(
     absolute = chunk.cached and axis in _POSITIONS
     end = config.n_positions if absolute else size
     if isinstance(where, slice):
-        if absolute and where.stop is None:
-            raise EditError(f"{edit!r}: under a cache give the slice of {axis} an end")
         given = np.array([x for x in (where.start, where.stop) if x is not None], np.int64)
         index = np.arange(*where.indices(end))
     else:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from gpt2kit.config import GPT2Config
 from gpt2kit.errors import InputError
 
 Floats = NDArray[np.floating]
@@ -52,15 +53,17 @@ def tiled(
     targets: ArrayLike | None,
     reference: Floats | None,
     *,
-    vocab_size: int,
+    config: GPT2Config,
     top_k: int,
     reference_of: ReferenceOf,
     statistics: Statistics,
 ) -> Readout:
     """Readout of resid (…, d_model), a few rows at a time; arguments as in `Runner.readout`."""
-    if not 1 <= top_k <= vocab_size:
-        raise InputError(f"top_k = {top_k} must be from 1 to the vocabulary's {vocab_size}")
+    if not 1 <= top_k <= config.vocab_size:
+        raise InputError(f"top_k = {top_k} must be from 1 to the vocabulary's {config.vocab_size}")
     shape, width = resid.shape[:-1], resid.shape[-1]
+    if width != config.n_embd:
+        raise InputError(f"vectors of width {width} given, the model's are {config.n_embd} wide")
     if reference is None:
         rows = resid.size // width
     else:
@@ -75,8 +78,8 @@ def tiled(
     wanted = None
     if targets is not None:
         given = np.atleast_1d(np.asarray(targets, np.int64))
-        if ((given < 0) | (given >= vocab_size)).any():
-            raise InputError(f"a target id is outside the vocabulary of {vocab_size}")
+        if ((given < 0) | (given >= config.vocab_size)).any():
+            raise InputError(f"a target id is outside the vocabulary of {config.vocab_size}")
         try:
             wanted = np.broadcast_to(given, (*shape, given.shape[-1]))
         except ValueError as error:
@@ -84,7 +87,7 @@ def tiled(
                 f"targets of shape {given.shape} do not broadcast against {shape}"
             ) from error
         wanted = wanted.reshape(len(groups), rows, given.shape[-1])
-    step = max(1, TILE_BYTES // (4 * vocab_size))
+    step = max(1, TILE_BYTES // (4 * config.vocab_size))
     found: list[list[Mapping[str, NDArray[Any]]]] = [[] for _ in groups]
     for start in range(0, rows, step):
         part = slice(start, start + step)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gpt2kit.config import GPT2Config
-from gpt2kit.edits import Chunk, Edit
+from gpt2kit.edits import Chunk, Edit, affine
 from gpt2kit.errors import InputError
 from gpt2kit.readout import Floats, Ints, Readout
 from gpt2kit.sampling import Sampler
@@ -240,7 +240,8 @@ def steps(
 ) -> Iterator[Ints]:
     """Yield the next token of every row, (batch,), step by step.
 
-    Raises InputError before the first step if the rows and what they will grow by do not fit.
+    Raises InputError before the first step if the rows and what they will grow by do not fit, and
+    EditError if an edit does not reach as far as they will.
     """
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens = {max_new_tokens} must be at least 1")
@@ -252,6 +253,9 @@ def steps(
             f"{batch.end} prompt tokens and {max_new_tokens} new ones need {total - 1} positions, "
             f"the context holds {runner.config.n_positions}; shorten the prompt or ask for fewer"
         )
+
+    end = Chunk(np.full(len(batch.ids), total - 2), 1, total - 1, cached=True)
+    affine([edit for edit in edits if isinstance(edit, Edit)], runner.config, end)
 
     def generator() -> Iterator[Ints]:
         cache: KVCache | None = runner.new_cache(len(batch.ids), total - 1)

@@ -18,7 +18,7 @@ class Sampler:
     top_k: how many of the likeliest tokens stay in the draw; None for all.
     top_p: the least set of tokens that holds this much probability stays (nucleus sampling,
            Holtzman et al. 2020, arXiv 1904.09751); in (0, 1].
-    seed:  the same seed and logits give the same tokens, whatever else is in the batch.
+    seed:  the same seed, logits and row number give the same tokens, whatever the other rows are.
     """
 
     temperature: float = 1.0

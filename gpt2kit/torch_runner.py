@@ -192,7 +192,7 @@ class TorchRunner:
             resid,
             targets,
             reference,
-            vocab_size=self.config.vocab_size,
+            config=self.config,
             top_k=top_k,
             reference_of=self._reference,
             statistics=partial(self._statistics, top_k),

@@ -1,0 +1,101 @@
+"""A small random model and its tokenizer, and the `runner` fixture over both engines."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tokenizers
+import torch
+from tokenizers import decoders, models, pre_tokenizers
+
+from gpt2kit import GPT2, GPT2Config, Tokenizer, TorchRunner
+from gpt2kit.runner import Source
+
+torch.set_num_threads(1)  # threads cost more than they bring on matrices this small
+
+ENGINES = ["torch", "onnx"]  # "onnx" as well, once there is one
+
+MERGES = [("h", "e"), ("he", "Ġ"), ("t", "he"), ("the", "Ġ")]
+CONFIG = GPT2Config(
+    vocab_size=256 + len(MERGES) + 1,
+    n_positions=40,
+    n_embd=24,
+    n_layer=3,
+    n_head=3,
+    bos_token_id=256 + len(MERGES),
+    eos_token_id=256 + len(MERGES),
+)
+GPT2_TOKENIZER = Path(__file__).parents[1].parent / "shared" / "gpt2-tokenizer"
+
+
+def random_model(config: GPT2Config = CONFIG, seed: int = 0, dtype=torch.float32) -> GPT2:
+    """Weights large enough that attention is far from uniform."""
+    generator = torch.Generator().manual_seed(seed)
+    model = GPT2(config)
+    for name, weight in model.named_parameters():
+        norm = "ln_" in name and name.endswith("weight")
+        weight.data = torch.randn(weight.shape, generator=generator) * 0.3 + float(norm)
+    return model.to(dtype).eval().requires_grad_(False)
+
+
+def byte_tokenizer() -> Tokenizer:
+    """Every byte is a token; then a few merges, and <|endoftext|>."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = [*alphabet, *("".join(pair) for pair in MERGES)]
+    vocab = {word: i for i, word in enumerate(words)}
+    inner = tokenizers.Tokenizer(models.BPE(vocab=vocab, merges=MERGES))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    inner.add_special_tokens(["<|endoftext|>"])
+    return Tokenizer(inner)
+
+
+def random_ids(*shape: int, seed: int = 0, vocab: int = 250) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, vocab, shape)
+
+
+def close(got, want, tolerance: float = 1e-4) -> None:
+    """Equal within `tolerance`, shapes included."""
+    got, want = np.asarray(got), np.asarray(want)
+    assert got.shape == want.shape
+    if not np.allclose(got, want, rtol=tolerance, atol=tolerance):  # the fast check first
+        np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
+
+
+def write_checkpoint(folder: Path, config: GPT2Config = CONFIG, **change) -> dict:
+    """Write a checkpoint folder; returns its weights. `change` goes into config.json."""
+    from safetensors.torch import save_file
+
+    weights = random_model(config).state_dict()
+    folder.mkdir(exist_ok=True)
+    save_file(weights, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config.to_hf() | change))
+    return weights
+
+
+@pytest.fixture(scope="session")
+def torch_runner() -> TorchRunner:
+    return TorchRunner(random_model(), byte_tokenizer(), Source("random"))
+
+
+@pytest.fixture(scope="session")
+def double() -> TorchRunner:
+    """A model in float64, for comparisons that leave no doubt."""
+    config = replace(CONFIG, scale_attn_by_inverse_layer_idx=True)
+    return TorchRunner(random_model(config, seed=1, dtype=torch.float64), byte_tokenizer())
+
+
+@pytest.fixture(scope="session")
+def onnx_runner(torch_runner, tmp_path_factory):
+    from exporters import export_onnx, open_onnx
+
+    path = tmp_path_factory.mktemp("onnx") / "random.onnx"
+    export_onnx(torch_runner, path, taps=["*"])
+    return open_onnx(path, device="cpu")
+
+
+@pytest.fixture(scope="session", params=ENGINES)
+def runner(request):
+    return request.getfixturevalue(f"{request.param}_runner")
