@@ -1,0 +1,77 @@
+"""`gpt2kit doctor` names what is wrong, and survives it."""
+
+import sys
+from importlib import metadata
+
+import pytest
+from click.testing import CliRunner
+
+from exporters import devices
+from exporters.doctor import diagnose
+from gpt2kit import checkpoint
+from gpt2kit.cli import main
+
+
+def bad() -> list[str]:
+    return [finding.text for finding in diagnose() if finding.level == "bad"]
+
+
+def test_a_sound_installation_has_nothing_bad():
+    texts = [finding.text for finding in diagnose()]
+    assert bad() == []
+    for part in ("Python", "torch", "onnxruntime", "onnx ", "tokenizers", "bundled model", "gpt2"):
+        assert any(part in text for text in texts), part
+    assert CliRunner().invoke(main, ["doctor"]).exit_code == 0
+
+
+def test_what_keeps_cuda_away_is_a_note(monkeypatch):
+    monkeypatch.setattr(devices, "cuda_problems", lambda: ["no NVIDIA driver", "no cudnn"])
+    notes = [finding.text for finding in diagnose() if finding.level == "note"]
+    assert "onnxruntime has no CUDA here: no NVIDIA driver" in notes
+    assert "onnxruntime has no CUDA here: no cudnn" in notes
+
+
+def test_cuda_that_works_is_named(monkeypatch):
+    monkeypatch.setattr(devices, "cuda_problems", list)
+    assert any(f.text.startswith("onnxruntime runs on CUDA") for f in diagnose())
+
+
+def test_two_wheels_of_onnxruntime_are_bad(monkeypatch):
+    both = {"onnxruntime": "1", "onnxruntime-gpu": "1"}
+    monkeypatch.setattr(devices, "installed_wheels", lambda: both)
+    assert any("overwrite each other's files" in text for text in bad())
+
+
+@pytest.mark.parametrize("name", ["torch", "onnxruntime"])
+def test_an_engine_that_does_not_import_is_named_and_survived(monkeypatch, name):
+    for module in list(sys.modules):  # as in a fresh process
+        if module.split(".")[0] in ("exporters", "gpt2kit") or module == name:
+            monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, name, None)
+    from exporters.doctor import diagnose as fresh
+
+    assert any(
+        finding.level == "bad" and finding.text.startswith(f"{name} does not import")
+        for finding in fresh()
+    )
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch):
+    real = metadata.version
+
+    def version(name: str) -> str:
+        if name == "onnxscript":
+            raise metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    assert bad() == ["onnxscript is not installed; run `pip install onnxscript`"]
+
+
+def test_a_missing_bundled_model_is_bad_and_exits_1(monkeypatch, tmp_path):
+    monkeypatch.setattr(checkpoint, "BUNDLED", tmp_path / "[gone]")
+    assert any("bundled model is missing" in text for text in bad())
+    result = CliRunner().invoke(main, ["doctor"])
+    assert result.exit_code == 1
+    assert "[gone]" in result.stdout
+    assert result.stdout.count("bad") == 1
