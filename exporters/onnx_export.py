@@ -1,14 +1,6 @@
 """Trace the model to ONNX, with a KV cache and the taps asked for, and let it prove itself.
 
-The graph's names are the ecosystem's (transformers, optimum, onnxruntime-genai, transformers.js):
-
-    input_ids       (batch, sequence)                int64
-    attention_mask  (batch, past + sequence)         int64, 1 where there is a token
-    position_ids    (batch, sequence)                int64
-    past_key_values.{i}.key|value  (batch, head, past, d_head), past may be 0
-    logits          (batch, sequence, vocab)         float32
-    present.{i}.key|value          (batch, head, past + sequence, d_head)
-    {tap}           axes as in `gpt2kit.taps`, in the dtype of the weights
+What the graphs take and give is told in `exporters.graphs`.
 """
 
 from __future__ import annotations
@@ -22,18 +14,19 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx_ir
 import torch
-from torch import Tensor, nn
 
 import gpt2kit
+from exporters.graphs import LOGITS_POSITIONS, Fused, Portable
 from exporters.parity import Report, check, rounded
 from gpt2kit.checkpoint import weights_sha256
 from gpt2kit.config import GPT2Config
 from gpt2kit.errors import ExportError, GPT2KitError
-from gpt2kit.model import GPT2, Hooks
+from gpt2kit.model import GPT2
 from gpt2kit.taps import resolve
 from gpt2kit.tokenizer import Tokenizer
 from gpt2kit.torch_runner import DTYPES, TorchRunner
@@ -41,54 +34,8 @@ from gpt2kit.torch_runner import DTYPES, TorchRunner
 OPSETS = range(18, 25)
 DEFAULT_OPSET = 23  # the first with Attention; decoding is faster than with its parts (README)
 EXPORT_DTYPES = ("float32", "float16")
+PROFILES = {"portable": Portable, "fused": Fused}
 EXTERNAL_DATA_ABOVE = 2_000_000_000  # a protobuf file holds at most 2 GiB
-
-
-class _Concat:
-    """The cache of the exported graph: what came in, with the new keys and values at its end."""
-
-    def __init__(self, past: list[tuple[Tensor, Tensor]]) -> None:
-        self.past, self.present = past, list[Tensor]()
-
-    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        old_k, old_v = self.past[layer]
-        k, v = torch.cat([old_k, k], 2), torch.cat([old_v, v], 2)
-        self.present += [k, v]
-        return k, v
-
-
-class _Graph(nn.Module):
-    """The model behind the ecosystem's inputs and outputs."""
-
-    def __init__(self, model: GPT2, taps: tuple[str, ...]) -> None:
-        super().__init__()
-        self.model, self.taps = model, taps
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        position_ids: Tensor,
-        past_key_values: list[tuple[Tensor, Tensor]],
-    ) -> tuple[Tensor, ...]:
-        queries = torch.arange(input_ids.shape[1]) + past_key_values[0][0].shape[2]
-        keys = torch.arange(attention_mask.shape[1])
-        causal = keys[None, :] <= queries[:, None]
-        mask = causal[None, None] & attention_mask[:, None, None, :].bool()
-        hooks, cache = Hooks(self.model.config.n_layer, self.taps, {}), _Concat(past_key_values)
-        x = self.model.hidden(input_ids, hooks, positions=position_ids, mask=mask, cache=cache)
-        # A Gemm that transposes as it reads: the tied matrix stays one initializer. A MatMul would
-        # have its transpose folded into a second copy.
-        logits = torch.onnx.ops.symbolic(
-            "Gemm",
-            (x.reshape(-1, x.shape[-1]), self.model.unembedding),
-            attrs={"transB": 1},
-            dtype=x.dtype,
-            shape=(x.shape[0] * x.shape[1], self.model.config.vocab_size),
-            version=13,
-        )
-        logits = logits.view(x.shape[0], x.shape[1], -1).float()
-        return logits, *cache.present, *(hooks.values[tap] for tap in self.taps)
 
 
 def export_onnx(
@@ -96,6 +43,7 @@ def export_onnx(
     path: str | os.PathLike[str],
     *,
     taps: str | Iterable[str] = (),
+    profile: str = "portable",
     dtype: str = "float32",
     opset: int = DEFAULT_OPSET,
     external_data: bool = False,
@@ -105,6 +53,8 @@ def export_onnx(
     """Write `path` and, beside it, config.json, generation_config.json and tokenizer.json.
 
     taps: names or globs of the taps that become outputs.
+    profile: "portable" (standard operators, any padding) or "fused" (onnxruntime's own attention
+        with the cache updated in place, padding on the right; see `exporters.graphs`).
     dtype: "float32" or "float16", of weights, cache and taps; logits are always float32.
     external_data: weights in `{path}.data`; always so above 2 GB.
     overwrite: replace a config or tokenizer of another model that lies in the same folder.
@@ -113,16 +63,16 @@ def export_onnx(
     file cannot be written; then nothing is left behind, and an older file stays as it was.
     """
     target = Path(path)
-    _check_arguments(target, dtype, opset)
+    _check_arguments(target, profile, dtype, opset)
     names = resolve(taps, runner.config.n_layer)
     sidecars = _new_sidecars(runner, target.parent, overwrite)
     try:
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
             draft = Path(folder) / target.name
             on_progress("tracing")
-            program = _trace(runner, names, dtype, opset)
+            program = _trace(runner, names, profile, dtype, opset)
             on_progress("writing")
-            _describe(program, runner, names, dtype, opset)
+            _describe(program, runner, names, profile, dtype, opset)
             _save(program, draft, external_data)
             for name, text in sidecars.items():
                 (Path(folder) / name).write_text(text, encoding="utf-8")
@@ -140,7 +90,9 @@ def export_onnx(
     return report
 
 
-def _check_arguments(target: Path, dtype: str, opset: int) -> None:
+def _check_arguments(target: Path, profile: str, dtype: str, opset: int) -> None:
+    if profile not in PROFILES:
+        raise ExportError(f"profile {profile!r} is not one of {', '.join(PROFILES)}")
     if dtype not in EXPORT_DTYPES:
         raise ExportError(f"dtype {dtype!r} is not one of {', '.join(EXPORT_DTYPES)}")
     if opset not in OPSETS:
@@ -195,12 +147,12 @@ def _new_sidecars(runner: TorchRunner, folder: Path, overwrite: bool) -> dict[st
 
 
 def _trace(
-    runner: TorchRunner, taps: tuple[str, ...], dtype: str, opset: int
+    runner: TorchRunner, taps: tuple[str, ...], profile: str, dtype: str, opset: int
 ) -> torch.onnx.ONNXProgram:
     model, config = _on_cpu(runner.model, DTYPES[dtype]), runner.config
     batch, sequence, past = 2, 3, 5  # any sizes, all different and above 1, so none is baked in
     kv = ("key", "value")
-    example = (
+    example: tuple[Any, ...] = (
         *(torch.ones(batch, n, dtype=torch.long) for n in (sequence, past + sequence, sequence)),
         [
             tuple(
@@ -214,16 +166,22 @@ def _trace(
     everything = {0: "batch_size", 1: "total_sequence_length"}
     cached = {0: "batch_size", 2: "past_sequence_length"}
     places = [f"{i}.{part}" for i in range(config.n_layer) for part in kv]
+    inputs = ["input_ids", "attention_mask", "position_ids"]
+    inputs += [f"past_key_values.{place}" for place in places]
+    shapes: tuple[Any, ...] = (tokens, everything, tokens, [(cached, cached)] * config.n_layer)
+    if profile == "fused":
+        example += (torch.zeros(batch, sequence + 1, dtype=torch.long),)
+        inputs.append(LOGITS_POSITIONS)
+        shapes += ({0: "logits_batch", 1: "logits_length"},)
     with _quiet():
         program = torch.onnx.export(
-            _Graph(model, taps).eval(),
+            PROFILES[profile](model, taps).eval(),
             example,
             dynamo=True,
             opset_version=opset,
-            input_names=["input_ids", "attention_mask", "position_ids"]
-            + [f"past_key_values.{place}" for place in places],
+            input_names=inputs,
             output_names=["logits", *(f"present.{place}" for place in places), *taps],
-            dynamic_shapes=(tokens, everything, tokens, [(cached, cached)] * config.n_layer),
+            dynamic_shapes=shapes,
             verbose=False,
         )
     assert program is not None
@@ -257,6 +215,7 @@ def _describe(
     program: torch.onnx.ONNXProgram,
     runner: TorchRunner,
     taps: tuple[str, ...],
+    profile: str,
     dtype: str,
     opset: int,
 ) -> None:
@@ -271,6 +230,10 @@ def _describe(
         value.metadata_props.clear()
     for name in list(model.graph.initializers):  # named as in the checkpoint
         model.graph.initializers[name].name = name.removeprefix("model.")
+    if profile == "fused":
+        for value in model.graph.outputs:  # longer than the past unless they share a buffer
+            if value.shape is not None and (value.name or "").startswith("present."):
+                value.shape = onnx_ir.Shape([*value.shape[:2], "present_length", value.shape[3]])
     model.graph.name, model.graph.doc_string, model.doc_string = "gpt2", None, None
     model.graph.metadata_props.clear()
     model.producer_name, model.producer_version = "gpt2kit", gpt2kit.__version__
@@ -283,7 +246,7 @@ def _describe(
             "gpt2kit.weights_sha256": weights_sha256(rounded(runner, DTYPES[dtype]).model),
             "gpt2kit.config": json.dumps(runner.config.to_hf()),
             "gpt2kit.dtype": dtype,
-            "gpt2kit.profile": "portable",
+            "gpt2kit.profile": profile,
             "gpt2kit.opset": str(opset),
             "gpt2kit.taps": json.dumps(taps),
             "gpt2kit.edits": "[]",

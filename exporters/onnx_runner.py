@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,25 @@ class OnnxCache(KVCache):
         return OnnxCache(self.past, self.slots, self.lengths, self.max_length)
 
 
+class InPlaceCache(KVCache):
+    """Buffers (batch, head, max_length, d_head) that the fused graph writes into."""
+
+    def __init__(
+        self, past: Sequence[ort.OrtValue], lengths: NDArray[np.int64], max_length: int
+    ) -> None:
+        super().__init__(lengths, max_length)
+        self.past = past
+
+    def copy(self) -> InPlaceCache:
+        """An independent cache with the same content."""
+        past = [_on_device(x.numpy().copy(), x.device_name()) for x in self.past]
+        return InPlaceCache(past, self.lengths, self.max_length)
+
+
+def _on_device(array: NDArray[Any], device: str) -> ort.OrtValue:
+    return ort.OrtValue.ortvalue_from_numpy(array, device)
+
+
 class OnnxRunner:
     """A Runner on onnxruntime. `taps` are the names that the file carries."""
 
@@ -119,6 +138,7 @@ class OnnxRunner:
         self.source = Source(meta["gpt2kit.model"], meta["gpt2kit.revision"] or None)
         self.taps: tuple[str, ...] = tuple(json.loads(meta["gpt2kit.taps"]))
         self.dtype: str = meta["gpt2kit.dtype"]
+        self.profile: str = meta["gpt2kit.profile"]
         parts = [f"{i}.{part}" for i in range(self.config.n_layer) for part in ("key", "value")]
         self._past_names = [f"past_key_values.{part}" for part in parts]
         self._present_names = [f"present.{part}" for part in parts]
@@ -126,10 +146,10 @@ class OnnxRunner:
         self._run_options.only_execute_path_to_fetches = True
 
     def __repr__(self) -> str:
-        meta, c = self.metadata, self.config
+        c = self.config
         return (
             f"OnnxRunner({self.path.name}: {self.source}, {c.n_layer} layers, {c.n_head} heads, "
-            f"d_model {c.n_embd}, {meta['gpt2kit.profile']} {self.dtype} on {self.device}, "
+            f"d_model {c.n_embd}, {self.profile} {self.dtype} on {self.device}, "
             f"{len(self.taps)} taps)"
         )
 
@@ -146,15 +166,25 @@ class OnnxRunner:
         """See `Runner.run`."""
         if edits:
             raise EditError(f"{self.path}: carries no edits; run them on the torch engine")
-        if cache is not None and not isinstance(cache, OnnxCache):
-            raise InputError(f"this engine needs a cache of its own, got {type(cache).__name__}")
         wanted = self._wanted(taps)
         batch = prepare(ids, lengths, cache, self.config)
-        before = self.new_cache(len(batch.ids)) if cache is None else cache
+        if cache is not None and type(cache) is not self._cache_type:
+            raise InputError(f"this engine needs a cache of its own, got {type(cache).__name__}")
+        if isinstance(cache, InPlaceCache) or (cache is None and self.profile == "fused"):
+            return self._run_in_place(batch, cache, wanted, last_only)
+        assert cache is None or isinstance(cache, OnnxCache)
+        return self._run_growing(batch, cache, wanted, last_only)
+
+    def _run_growing(
+        self, batch: Batch, cache: OnnxCache | None, wanted: tuple[str, ...], last_only: bool
+    ) -> Run:
+        """The portable graph: the cache comes out longer than it went in."""
+        before = cache or self.new_cache(len(batch.ids))
+        assert isinstance(before, OnnxCache)
         new = np.arange(batch.ids.shape[1]) < batch.lengths[:, None]
         slots = np.concatenate([before.slots, new], axis=1)
-        presents = [] if cache is None else self._present_names
-        outputs = self._execute(batch, slots, before.past, ["logits", *wanted, *presents])
+        presents = {} if cache is None else dict.fromkeys(self._present_names)
+        outputs = self._execute(batch, slots, before.past, ["logits", *wanted], presents)
         logits, *values = (value.numpy() for value in outputs[: 1 + len(wanted)])
         if last_only:
             logits = logits[np.arange(len(logits)), batch.lengths - 1][:, None]
@@ -168,6 +198,33 @@ class OnnxRunner:
         cache.spent = True
         present, ends = outputs[1 + len(wanted) :], batch.starts + batch.lengths
         return Run(logits, taken, OnnxCache(present, slots, ends, cache.max_length))
+
+    def _run_in_place(
+        self, batch: Batch, cache: InPlaceCache | None, wanted: tuple[str, ...], last_only: bool
+    ) -> Run:
+        """The fused graph: the cache is one buffer, past and present at once."""
+        rows, columns = batch.ids.shape
+        # GroupQueryAttention continues a batch of rows by one token at a time.
+        single = rows > 1 and columns > 1 and bool(batch.starts.any())
+        parts = [_column(batch, j) for j in range(columns)] if single else [batch]
+        past = self._empty(rows) if cache is None else cache.past
+        presents = {} if cache is None else dict(zip(self._present_names, past, strict=True))
+        found: list[list[NDArray[Any]]] = []
+        for part in parts:
+            held = np.arange(part.end) < (part.starts + part.lengths)[:, None]
+            kept = np.array([[-1]]) if last_only or single else np.arange(columns)[None]
+            outputs = self._execute(part, held, past, ["logits", *wanted], presents, kept)
+            found.append([value.numpy() for value in outputs[: 1 + len(wanted)]])
+        logits, *values = (np.concatenate(x, axis=1) for x in zip(*found, strict=True))
+        if last_only and single:
+            logits = logits[np.arange(rows), batch.lengths - 1][:, None]
+        taps = dict(zip(wanted, map(_widen, values), strict=True))
+        taken = TapDict(taps, self.config.n_layer)
+        if cache is None:
+            return Run(logits, taken, None)
+        cache.spent = True
+        ends = batch.starts + batch.lengths
+        return Run(logits, taken, InPlaceCache(cache.past, ends, cache.max_length))
 
     def _wanted(self, taps: str | Iterable[str]) -> tuple[str, ...]:
         wanted = resolve(taps, self.config.n_layer)
@@ -187,8 +244,13 @@ class OnnxRunner:
         slots: NDArray[np.bool_],
         past: Sequence[ort.OrtValue],
         names: Sequence[str],
+        presents: Mapping[str, ort.OrtValue | None],
+        kept: NDArray[np.int64] | None = None,
     ) -> list[ort.OrtValue]:
-        """Run the graph; the cache goes in and comes out on the device, the rest on the CPU."""
+        """Run the graph; the cache goes in and comes out on the device, the rest on the CPU.
+
+        presents: the outputs to keep, into the given buffer or one of the engine's own.
+        """
         binding = self.session.io_binding()
         positions = batch.positions(self.config.n_positions)
         feeds = {
@@ -196,12 +258,19 @@ class OnnxRunner:
             "attention_mask": slots.astype(np.int64),
             "position_ids": np.broadcast_to(positions, batch.ids.shape),
         }
+        if kept is not None:
+            feeds["logits_positions"] = kept
         for name, array in feeds.items():
             binding.bind_cpu_input(name, np.ascontiguousarray(array))
         for name, value in zip(self._past_names, past, strict=True):
             binding.bind_ortvalue_input(name, value)
         for name in names:
-            binding.bind_output(name, self.device if name.startswith("present.") else "cpu")
+            binding.bind_output(name, "cpu")
+        for name, buffer in presents.items():
+            if buffer is None:
+                binding.bind_output(name, self.device)
+            else:
+                binding.bind_ortvalue_output(name, buffer)
         try:
             self.session.run_with_iobinding(binding, self._run_options)
         except Exception as error:  # onnxruntime's exceptions share no base of their own
@@ -209,17 +278,32 @@ class OnnxRunner:
         outputs: list[ort.OrtValue] = binding.get_outputs()
         return outputs
 
-    def new_cache(self, batch_size: int = 1, max_length: int | None = None) -> OnnxCache:
+    @property
+    def _cache_type(self) -> type[KVCache]:
+        return InPlaceCache if self.profile == "fused" else OnnxCache
+
+    def new_cache(self, batch_size: int = 1, max_length: int | None = None) -> KVCache:
         """An empty cache for `batch_size` rows of at most `max_length` positions."""
         c = self.config
         length = c.n_positions if max_length is None else max_length
         if not 1 <= length <= c.n_positions:
             raise InputError(f"max_length = {length} must be from 1 to {c.n_positions}")
-        empty = ort.OrtValue.ortvalue_from_numpy(
-            np.zeros((batch_size, c.n_head, 0, c.d_head), np.dtype(self.dtype)), self.device
-        )
-        slots, lengths = np.zeros((batch_size, 0), bool), np.zeros(batch_size, np.int64)
-        return OnnxCache([empty] * len(self._past_names), slots, lengths, length)
+        lengths = np.zeros(batch_size, np.int64)
+        if self.profile == "fused":
+            return InPlaceCache(self._empty(batch_size, length), lengths, length)
+        slots = np.zeros((batch_size, 0), bool)
+        return OnnxCache(self._empty(batch_size), slots, lengths, length)
+
+    def _empty(self, batch_size: int, length: int = 0) -> list[ort.OrtValue]:
+        """Keys and values of every layer, zeros; one tensor serves them all if it holds nothing."""
+        c = self.config
+        shape = (batch_size, c.n_head, length, c.d_head)
+        count = len(self._past_names)
+        values = [
+            _on_device(np.zeros(shape, np.dtype(self.dtype)), self.device)
+            for _ in range(count if length else 1)
+        ]
+        return values if length else values * count
 
     @cached_property
     def _readout(self) -> ReadoutGraph:
@@ -248,6 +332,14 @@ class OnnxRunner:
             reference_of=self._readout.logprobs,
             statistics=partial(self._readout.statistics, top_k),
         )
+
+
+def _column(batch: Batch, j: int) -> Batch:
+    """Column j as a run of its own. A row that has ended runs its last token once more, at the
+    same place, which changes nothing."""
+    place = np.minimum(j, batch.lengths - 1)
+    ids = batch.ids[np.arange(len(place)), place][:, None]
+    return Batch(ids, np.ones_like(batch.lengths), batch.starts + place)
 
 
 def _globs(taps: Sequence[str]) -> list[str]:

@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from exporters.onnx_runner import OnnxCache, OnnxRunner, open_onnx
+from exporters.graphs import LOGITS_POSITIONS
+from exporters.onnx_runner import InPlaceCache, OnnxCache, OnnxRunner, open_onnx
 from gpt2kit.checkpoint import weights_sha256
 from gpt2kit.errors import CheckpointError, ParityError
 from gpt2kit.model import GPT2
@@ -248,7 +249,12 @@ def _cases(reference: TorchRunner, onnx: OnnxRunner) -> Iterator[tuple[str, _Sid
     lengths = np.maximum([ids.shape[1], ids.shape[1] // 3, 1], 1)
     after = [(draw(3, 1), None) for _ in range(min(4, context - ids.shape[1]))]
     yield from both("right padding", [(ids, lengths), *after])
-    yield from _left_padding(reference, onnx, ids, lengths, [step for step, _ in after])
+    steps_after = [step for step, _ in after]
+    if onnx.profile == "portable":
+        yield from _foreign("left padding", reference, onnx, ids, lengths, steps_after)
+    else:
+        whole = np.full(len(ids), ids.shape[1])
+        yield from _foreign("cache not shared", reference, onnx, ids, whole, steps_after)
     ids = draw(1, context)
     cuts = [context - n for n in (3, 2, 1) if n < context]
     yield from both("full context", [(part, None) for part in np.split(ids, cuts, axis=1)])
@@ -282,6 +288,11 @@ def _kv(cache: KVCache) -> dict[str, list[Floats]]:
             for part, x in (("key", cache.keys[layer]), ("value", cache.values[layer])):
                 rows = zip(x, cache.lengths, strict=True)
                 out[f"present.{layer}.{part}"] = [row[:, : int(n)].numpy() for row, n in rows]
+    elif isinstance(cache, InPlaceCache):
+        for i, value in enumerate(cache.past):
+            rows = zip(value.numpy().astype(np.float32), cache.lengths, strict=True)
+            name = f"present.{i // 2}.{('key', 'value')[i % 2]}"
+            out[name] = [row[:, : int(n)] for row, n in rows]
     elif isinstance(cache, OnnxCache):
         for i, value in enumerate(cache.past):
             rows = zip(value.numpy().astype(np.float32), cache.slots, strict=True)
@@ -290,16 +301,24 @@ def _kv(cache: KVCache) -> dict[str, list[Floats]]:
     return out
 
 
-def _left_padding(
-    reference: TorchRunner, onnx: OnnxRunner, ids: Ints, lengths: Ints, after: list[Ints]
+def _foreign(
+    case: str,
+    reference: TorchRunner,
+    onnx: OnnxRunner,
+    ids: Ints,
+    lengths: Ints,
+    after: list[Ints],
 ) -> Iterator[tuple[str, _Side, _Side]]:
-    """A left-padded batch fed to the graph as other clients feed it, against unpadded rows."""
+    """A batch padded on the left, fed to the graph as other clients feed it, with a cache that
+    comes out longer than it went in; against rows without padding."""
     width = ids.shape[1]
     padded = np.zeros_like(ids)
     mask = np.arange(width) >= width - lengths[:, None]
     for row, given, n in zip(padded, ids, lengths, strict=True):
         row[width - n :] = given[:n]
-    past: list[NDArray[Any]] = [v.numpy() for v in onnx.new_cache(len(ids)).past]
+    c = onnx.config
+    empty = np.zeros((len(ids), c.n_head, 0, c.d_head), np.dtype(onnx.dtype))
+    past: list[NDArray[Any]] = [empty] * (2 * c.n_layer)
     caches: list[KVCache] = [reference.new_cache(1) for _ in ids]
     chunks = [(padded, mask), *((step, np.ones_like(step, bool)) for step in after)]
     seen = np.zeros((len(ids), 0), bool)
@@ -327,7 +346,7 @@ def _left_padding(
             ]
             for name, x in outputs.items()
         }
-        yield "left padding", expected, _Side(got.pop("logits"), got)
+        yield case, expected, _Side(got.pop("logits"), got)
 
 
 def _raw(
@@ -338,6 +357,8 @@ def _raw(
     feeds = {"input_ids": ids, "attention_mask": seen.astype(np.int64), "position_ids": positions}
     for i, x in enumerate(past):
         feeds[f"past_key_values.{i // 2}.{('key', 'value')[i % 2]}"] = x
+    if onnx.profile == "fused":
+        feeds[LOGITS_POSITIONS] = np.arange(ids.shape[1])[None]
     names = [output.name for output in onnx.session.get_outputs()]
     return dict(zip(names, onnx.session.run(names, feeds), strict=True))
 

@@ -243,6 +243,7 @@ def lens(
 @main.command()
 @click.option("--onnx", "path", required=True, metavar="FILE", help="The file to write.")
 @model_options
+@click.option("--profile", default="portable", show_default=True, help="portable or fused.")
 @click.option("--dtype", default="float32", show_default=True, help="float32 or float16.")
 @click.option("--taps", multiple=True, metavar="GLOB", help="Taps to carry; repeatable.")
 @click.option("--opset", default=23, show_default=True, help="ONNX operator set, 18 to 24.")
@@ -253,6 +254,7 @@ def export(
     path: str,
     model: str,
     revision: str | None,
+    profile: str,
     dtype: str,
     taps: tuple[str, ...],
     opset: int,
@@ -282,6 +284,7 @@ def export(
             runner,
             path,
             taps=taps,
+            profile=profile,
             dtype=dtype,
             opset=opset,
             external_data=external_data,

@@ -10,7 +10,7 @@ learned positions, one matrix for embedding and unembedding.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -43,11 +43,22 @@ class Output(NamedTuple):
     taps: dict[str, Tensor]
 
 
-class Cache(Protocol):
-    """Keys and values of earlier positions; the model knows no more of it than this."""
+class Cache:
+    """Keys and values to attend to: here those of this run alone. Engines keep earlier ones."""
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Add k and v (batch, head, pos, d_head); return all keys and values to attend to."""
+        return k, v
+
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float
+    ) -> Tensor:
+        """Attention without a look inside: q, k, v (batch, pos, head, d_head) -> the same shape."""
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (batch, head, pos, d_head)
+        k, v = self.update(layer, k, v)
+        causal = mask is None and q.shape[2] > 1
+        z = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=scale)
+        return z.transpose(1, 2)
 
 
 class Hooks:
@@ -123,7 +134,7 @@ class Attention(nn.Module):
         self.c_attn = Conv1D(config.n_embd, 3 * config.n_embd)
         self.c_proj = Conv1D(config.n_embd, config.n_embd)
 
-    def forward(self, x: Tensor, hooks: Hooks, mask: Tensor | None, cache: Cache | None) -> Tensor:
+    def forward(self, x: Tensor, hooks: Hooks, mask: Tensor | None, cache: Cache) -> Tensor:
         """x (batch, pos, d_model) -> attn_out, the same shape. mask: see `GPT2.forward`."""
         name, d_model = self.name, x.shape[-1]
         heads = (*x.shape[:-1], self.n_head, self.d_head)
@@ -131,15 +142,11 @@ class Attention(nn.Module):
             hooks(f"{name}.{tap}", part.view(heads))  # (batch, pos, head, d_head)
             for tap, part in zip("qkv", self.c_attn(x).split(d_model, dim=-1), strict=True)
         )
-        q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (batch, head, pos, d_head)
-        if cache is not None:
-            k, v = cache.update(self.layer, k, v)
         if hooks.needs(f"{name}.attn_scores", f"{name}.pattern"):
-            z = self.explicit(q, k, v, hooks, mask)
+            z = self.explicit(q, k, v, hooks, mask, cache)
         else:
-            causal = mask is None and q.shape[2] > 1
-            z = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=self.scale)
-        z = hooks(f"{name}.z", z.transpose(1, 2))  # (batch, pos, head, d_head)
+            z = cache.attend(self.layer, q, k, v, mask, self.scale)
+        z = hooks(f"{name}.z", z)  # (batch, pos, head, d_head)
         out = None
         if hooks.needs(f"{name}.head_out"):
             w = self.c_proj.weight.view(self.n_head, self.d_head, d_model)
@@ -149,13 +156,15 @@ class Attention(nn.Module):
         return hooks(f"{name}.attn_out", out.sum(2) + self.c_proj.bias)
 
     def explicit(
-        self, q: Tensor, k: Tensor, v: Tensor, hooks: Hooks, mask: Tensor | None
+        self, q: Tensor, k: Tensor, v: Tensor, hooks: Hooks, mask: Tensor | None, cache: Cache
     ) -> Tensor:
         """Attention with its scores and pattern at hand; scores are tapped before the mask.
 
         Half-precision scores and softmax are float32, as in the fused kernels, so that
         `reorder_and_upcast_attn` holds for every checkpoint.
         """
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (batch, head, pos, d_head)
+        k, v = cache.update(self.layer, k, v)
         scores = at_least_float32(q) @ at_least_float32(k).transpose(-2, -1) * self.scale
         scores = hooks(f"{self.name}.attn_scores", scores)  # (batch, head, query, key)
         if mask is None and q.shape[2] > 1:
@@ -163,7 +172,7 @@ class Attention(nn.Module):
         if mask is not None:
             scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
         pattern = hooks(f"{self.name}.pattern", scores.softmax(-1).to(v.dtype))
-        return pattern @ v
+        return (pattern @ v).transpose(1, 2)
 
 
 class MLP(nn.Module):
@@ -194,7 +203,7 @@ class Block(nn.Module):
         self.ln_2 = LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.mlp = MLP(config, layer)
 
-    def forward(self, x: Tensor, hooks: Hooks, mask: Tensor | None, cache: Cache | None) -> Tensor:
+    def forward(self, x: Tensor, hooks: Hooks, mask: Tensor | None, cache: Cache) -> Tensor:
         """resid_pre (batch, pos, d_model) -> resid_post, the same shape."""
         normed = self.ln_1.normalise(x, hooks, f"{self.name}.ln_1_scale")
         x = hooks(f"{self.name}.resid_mid", x + self.attn(normed, hooks, mask, cache))
@@ -256,7 +265,7 @@ class GPT2(nn.Module):
             pos_embed = hooks("pos_embed", pos_embed.expand_as(embed))
         x = hooks("blocks.0.resid_pre", embed + pos_embed)
         for block in self.h:
-            x = block(x, hooks, mask, cache)
+            x = block(x, hooks, mask, cache or Cache())
         return hooks("ln_f", self.ln_f.normalise(x, hooks, "ln_f_scale"))
 
     def unembed(self, x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from gpt2kit import checkpoint
 from gpt2kit.edits import Affine, Chunk, Edit, affine
 from gpt2kit.errors import EditError, InputError
-from gpt2kit.model import GPT2, Hooks, at_least_float32
+from gpt2kit.model import GPT2, Cache, Hooks, at_least_float32
 from gpt2kit.readout import Floats, Ints, Readout, tiled
 from gpt2kit.runner import Batch, Ids, KVCache, Run, Source, prepare
 from gpt2kit.taps import TapDict, resolve_one
@@ -79,7 +79,7 @@ class TorchCache(KVCache):
         return TorchCache(self.keys.clone(), self.values.clone(), self.lengths.copy())
 
 
-class _Writer:
+class _Writer(Cache):
     """Puts one run's keys and values at their absolute positions in a cache."""
 
     def __init__(self, cache: TorchCache, batch: Batch) -> None:
