@@ -26,7 +26,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gpt2kit.errors import ExportError
 from gpt2kit.model import GPT2, Cache, Hooks
 
 Past = list[tuple[Tensor, Tensor]]
@@ -114,10 +113,7 @@ class _InPlace(Cache):
         self.total = total.reshape(()).to(torch.int32)
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        raise ExportError(
-            "the fused profile does not carry attn_scores or pattern; export them in the portable "
-            "profile"
-        )
+        raise NotImplementedError("scores and patterns stay inside the operator")
 
     def attend(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float

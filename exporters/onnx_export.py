@@ -27,7 +27,7 @@ from gpt2kit.checkpoint import weights_sha256
 from gpt2kit.config import GPT2Config
 from gpt2kit.errors import ExportError, GPT2KitError
 from gpt2kit.model import GPT2
-from gpt2kit.taps import resolve
+from gpt2kit.taps import axes_of, resolve
 from gpt2kit.tokenizer import Tokenizer
 from gpt2kit.torch_runner import DTYPES, TorchRunner
 
@@ -63,8 +63,9 @@ def export_onnx(
     file cannot be written; then nothing is left behind, and an older file stays as it was.
     """
     target = Path(path)
-    _check_arguments(target, profile, dtype, opset)
+    check_target(target)
     names = resolve(taps, runner.config.n_layer)
+    _check_arguments(names, profile, dtype, opset)
     sidecars = _new_sidecars(runner, target.parent, overwrite)
     try:
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
@@ -82,21 +83,21 @@ def export_onnx(
             report.raise_if_failed()
             _append_metadata(draft, {"gpt2kit.parity": json.dumps(report.to_json())})
             # The model comes last: whoever sees it sees the files that belong to it.
-            for file in sorted(Path(folder).iterdir(), key=lambda f: f.name == target.name):
+            made = sorted(Path(folder).iterdir(), key=lambda file: file.name == target.name)
+            replaced = target.exists()
+            for file in made:
                 file.replace(target.parent / file.name)
+            data = _data_file(target)
+            if replaced and data.name not in [file.name for file in made]:
+                data.unlink(missing_ok=True)  # the replaced file's weights
     except OSError as error:
         reason = "the disk is full" if error.errno == errno.ENOSPC else str(error)
         raise ExportError(f"{target}: not written: {reason}") from error
     return report
 
 
-def _check_arguments(target: Path, profile: str, dtype: str, opset: int) -> None:
-    if profile not in PROFILES:
-        raise ExportError(f"profile {profile!r} is not one of {', '.join(PROFILES)}")
-    if dtype not in EXPORT_DTYPES:
-        raise ExportError(f"dtype {dtype!r} is not one of {', '.join(EXPORT_DTYPES)}")
-    if opset not in OPSETS:
-        raise ExportError(f"opset {opset} is not from {OPSETS[0]} to {OPSETS[-1]}")
+def check_target(target: Path) -> None:
+    """Raise ExportError if a file of this name cannot be written."""
     if target.suffix != ".onnx":
         raise ExportError(f"{target}: give a file name that ends in .onnx")
     if target.is_dir():
@@ -105,6 +106,25 @@ def _check_arguments(target: Path, profile: str, dtype: str, opset: int) -> None
         raise ExportError(f"{target}: the folder {target.parent} does not exist")
     if not os.access(target.parent, os.W_OK):
         raise ExportError(f"{target}: the folder {target.parent} cannot be written to")
+
+
+def _check_arguments(taps: tuple[str, ...], profile: str, dtype: str, opset: int) -> None:
+    if profile not in PROFILES:
+        raise ExportError(f"profile {profile!r} is not one of {', '.join(PROFILES)}")
+    if dtype not in EXPORT_DTYPES:
+        raise ExportError(f"dtype {dtype!r} is not one of {', '.join(EXPORT_DTYPES)}")
+    if opset not in OPSETS:
+        raise ExportError(f"opset {opset} is not from {OPSETS[0]} to {OPSETS[-1]}")
+    hidden = [tap for tap in taps if axes_of(tap)[-1] == "key"]
+    if profile == "fused" and hidden:
+        raise ExportError(
+            f"the fused profile has no {hidden[0]}: its attention is one operator; export that tap "
+            "in the portable profile"
+        )
+
+
+def _data_file(target: Path) -> Path:
+    return target.with_name(f"{target.name}.data")
 
 
 def _sidecars(runner: TorchRunner) -> dict[str, str]:
@@ -258,7 +278,7 @@ def _save(program: torch.onnx.ONNXProgram, path: Path, external_data: bool) -> N
     values = [value.const_value for value in program.model.graph.initializers.values()]
     size = sum(value.nbytes for value in values if value is not None)
     external = external_data or size > EXTERNAL_DATA_ABOVE
-    onnx_ir.save(program.model, path, external_data=f"{path.name}.data" if external else None)
+    onnx_ir.save(program.model, path, external_data=_data_file(path).name if external else None)
 
 
 def _append_metadata(path: Path, metadata: dict[str, str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -87,13 +88,18 @@ def _runner(
         from gpt2kit.torch_runner import load
 
         return load(model, revision=revision, device=device, dtype=dtype)
-    given = click.get_current_context().get_parameter_source
     for option in ("model", "revision", "dtype"):
-        if given(option) is not click.core.ParameterSource.DEFAULT:
+        if _given(option):
             raise InputError(f"--{option} does not go with --onnx; the file has its own")
     from exporters import open_onnx
 
     return open_onnx(onnx_file, device=device)
+
+
+def _given(option: str) -> bool:
+    """Whether the user set this option."""
+    source = click.get_current_context().get_parameter_source(option)
+    return source is not click.core.ParameterSource.DEFAULT
 
 
 def _text(prompt: str) -> str:
@@ -220,6 +226,10 @@ def lens(
         raise InputError(f"--by {by!r} is not one of {', '.join(QUANTITIES)}")
     if foil is not None and target is None:
         raise InputError("--foil needs a --target to compare with")
+    if foil is not None and _given("by"):
+        raise InputError("--by does not go with --foil, whose cells are a difference of logits")
+    if topk < 1:
+        raise InputError(f"--topk {topk} must be at least 1")
     if as_json and as_csv:
         raise InputError("--json and --csv: choose one")
     text = _text(prompt)
@@ -267,10 +277,11 @@ def export(
     """
     from rich.console import Console
 
-    from exporters.onnx_export import export_onnx
+    from exporters.onnx_export import check_target, export_onnx
     from exporters.report_view import show
     from gpt2kit.torch_runner import load
 
+    check_target(Path(path))  # before the model is loaded
     console = Console(highlight=False)
     with console.status("loading") as status:
         runner = load(model, revision=revision, device="cpu")

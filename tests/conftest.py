@@ -12,10 +12,11 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from gpt2kit import GPT2, GPT2Config, Tokenizer, TorchRunner
 from gpt2kit.runner import Source
+from gpt2kit.taps import tap_axes
 
 torch.set_num_threads(1)  # threads cost more than they bring on matrices this small
 
-ENGINES = ["torch", "onnx"]  # "onnx" as well, once there is one
+ENGINES = ["torch", "onnx", "fused"]
 
 MERGES = [("h", "e"), ("he", "Ġ"), ("t", "he"), ("the", "Ġ")]
 CONFIG = GPT2Config(
@@ -64,6 +65,11 @@ def close(got, want, tolerance: float = 1e-4) -> None:
         np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
 
 
+def carried(runner) -> tuple[str, ...]:
+    """Every tap that this engine gives."""
+    return getattr(runner, "taps", tuple(tap_axes(CONFIG.n_layer)))
+
+
 def write_checkpoint(folder: Path, config: GPT2Config = CONFIG, **change) -> dict:
     """Write a checkpoint folder; returns its weights. `change` goes into config.json."""
     from safetensors.torch import save_file
@@ -93,6 +99,16 @@ def onnx_runner(torch_runner, tmp_path_factory):
 
     path = tmp_path_factory.mktemp("onnx") / "random.onnx"
     export_onnx(torch_runner, path, taps=["*"])
+    return open_onnx(path, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def fused_runner(torch_runner, tmp_path_factory):
+    from exporters import export_onnx, open_onnx
+
+    taps = [name for name in tap_axes(CONFIG.n_layer) if not name.endswith(("scores", "pattern"))]
+    path = tmp_path_factory.mktemp("fused") / "random.onnx"
+    export_onnx(torch_runner, path, profile="fused", taps=taps)
     return open_onnx(path, device="cpu")
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from by_hand import forward
-from conftest import CONFIG, close, random_ids
+from conftest import CONFIG, carried, close, random_ids
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -248,7 +248,7 @@ def in_chunks(runner, ids, sizes, **options):
     """Logits and taps of ids (batch, pos), run in chunks of these sizes, put together again."""
     cache, logits, taps, start = runner.new_cache(len(ids)), [], [], 0
     for size in sizes:
-        run = runner.run(ids[:, start : start + size], cache=cache, taps="*", **options)
+        run = runner.run(ids[:, start : start + size], cache=cache, taps=carried(runner), **options)
         cache, start = run.cache, start + size
         logits.append(run.logits)
         taps.append(run.taps)

@@ -394,7 +394,9 @@ def test_weights_too_large_for_protobuf_go_outside(traced, tmp_path, monkeypatch
 def traced():
     """A runner and its trace, to try again and again what comes after tracing."""
     runner = tiny_runner(n_layer=1)
-    return runner, exporters.onnx_export._trace(runner, ("blocks.0.mlp_pre",), "float32", 23)
+    return runner, exporters.onnx_export._trace(
+        runner, ("blocks.0.mlp_pre",), "portable", "float32", 23
+    )
 
 
 @pytest.fixture
@@ -474,7 +476,9 @@ def test_a_failed_gate_leaves_nothing(folder, traced, monkeypatch):
 
 def test_the_gate_sees_a_wrong_trace(folder, traced, monkeypatch):
     runner, program = traced
-    exporters.onnx_export._describe(program, runner, (), "float32", 23)  # names the weights
+    exporters.onnx_export._describe(
+        program, runner, (), "portable", "float32", 23
+    )  # names the weights
     value = program.model.graph.initializers["h.0.mlp.c_fc.bias"]
     wrong = onnx_ir.tensor(value.const_value.numpy() + np.float32(0.1))
     monkeypatch.setattr(value, "const_value", wrong)

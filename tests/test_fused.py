@@ -1,0 +1,115 @@
+"""The fused profile: what it needs of its callers, and that its cache is one buffer."""
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from conftest import CONFIG, close, random_ids
+
+import gpt2kit
+from exporters import export_onnx, open_onnx, verify
+from gpt2kit.errors import ExportError
+from gpt2kit.runner import steps
+from gpt2kit.sampling import Sampler
+
+LAYERS = range(CONFIG.n_layer)
+
+
+def feeds(ids, mask, positions=None) -> dict[str, np.ndarray]:
+    """What a foreign client feeds at the first step; logits of every column."""
+    width = ids.shape[1]
+    given = np.arange(width)[None].repeat(len(ids), 0) if positions is None else positions
+    out = {"input_ids": ids, "attention_mask": np.asarray(mask), "position_ids": given}
+    out["logits_positions"] = np.arange(width)[None]
+    empty = np.zeros((len(ids), CONFIG.n_head, 0, CONFIG.d_head), np.float32)
+    return out | {f"past_key_values.{i}.{part}": empty for i in LAYERS for part in ("key", "value")}
+
+
+def raw(runner, given) -> dict[str, np.ndarray]:
+    names = [x.name for x in runner.session.get_outputs()]
+    quiet = ort.RunOptions()
+    quiet.log_severity_level = 4
+    return dict(zip(names, runner.session.run(names, given, quiet), strict=True))
+
+
+def test_attention_is_one_operator_and_the_rest_is_standard(fused_runner):
+    nodes = onnx.load(fused_runner.path).graph.node
+    assert {n.op_type for n in nodes if n.domain} == {"GroupQueryAttention"}
+    assert sum(n.op_type == "GroupQueryAttention" for n in nodes) == CONFIG.n_layer
+    assert fused_runner.metadata["gpt2kit.profile"] == "fused"
+    assert json.loads(fused_runner.metadata["gpt2kit.parity"])["passed"]
+
+
+@pytest.mark.parametrize(
+    "mask", [[[0, 1, 1, 1]], [[1, 0, 1, 1]], [[0, 0, 0, 1]]], ids=["left", "hole", "last"]
+)
+def test_the_graph_refuses_padding_that_it_would_compute_wrongly(fused_runner, mask):
+    with pytest.raises(Exception, match="out of data bounds"):
+        raw(fused_runner, feeds(random_ids(1, 4), mask))
+
+
+def test_one_wrong_row_of_a_batch_is_enough(fused_runner):
+    with pytest.raises(Exception, match="out of data bounds"):
+        raw(fused_runner, feeds(random_ids(2, 3), [[1, 1, 1], [0, 1, 1]]))
+
+
+def test_padding_on_the_right_changes_nothing(fused_runner, torch_runner):
+    ids = random_ids(2, 6)
+    got = raw(fused_runner, feeds(ids, [[1, 1, 1, 1, 0, 0], [1] * 6]))["logits"]
+    want = torch_runner.run(ids).logits
+    close(got[0, :4], want[0, :4])
+    close(got[1], want[1])
+
+
+def test_logits_are_those_of_the_positions_asked_for(fused_runner, torch_runner):
+    ids, want = random_ids(2, 6), torch_runner.run(random_ids(2, 6)).logits
+    given = feeds(ids, [[1, 1, 1, 1, 0, 0], [1] * 6])
+    last = raw(fused_runner, given | {"logits_positions": np.array([[-1]])})["logits"]
+    close(last, np.stack([want[0, 3:4], want[1, 5:6]]))
+    some = raw(fused_runner, given | {"logits_positions": np.array([[2, 0], [5, 1]])})["logits"]
+    close(some, np.stack([want[0, [2, 0]], want[1, [5, 1]]]))
+
+
+def test_the_cache_is_written_in_place(fused_runner):
+    cache = fused_runner.new_cache(1, 12)
+    buffers = [value.data_ptr() for value in cache.past]
+    for ids in ([1, 2, 3], [4], [5, 6]):
+        cache = fused_runner.run(ids, cache=cache).cache
+    assert [value.data_ptr() for value in cache.past] == buffers
+    assert all(value.shape()[2] == 12 for value in cache.past)
+
+
+def test_a_file_without_patterns_cannot_be_asked_to_carry_them(torch_runner, tmp_path):
+    with pytest.raises(ExportError, match=r"no blocks\.0\.pattern: .* portable profile"):
+        export_onnx(torch_runner, tmp_path / "x.onnx", profile="fused", taps="blocks.0.pattern")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_profile_is_refused(torch_runner, tmp_path):
+    with pytest.raises(ExportError, match="profile 'fast' is not one of portable, fused"):
+        export_onnx(torch_runner, tmp_path / "x.onnx", profile="fast")
+
+
+@pytest.mark.slow
+def test_half_precision_passes_its_gate(torch_runner, tmp_path):
+    report = export_onnx(torch_runner, tmp_path / "x.onnx", profile="fused", dtype="float16")
+    assert report.passed
+    assert "cache not shared" in report.cases
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("profile", ["portable", "fused"])
+def test_a_long_greedy_generation_equals_torch_token_for_token(profile, tmp_path):
+    runner = gpt2kit.load("bundled", device="cpu")
+    ids = [runner.tokenizer.encode("Alice was beginning to")]
+    room = runner.config.n_positions - len(ids[0])
+    assert room > 200
+    export_onnx(runner, tmp_path / "out.onnx", profile=profile)
+    tokens = [
+        list(steps(engine, ids, max_new_tokens=room, sampler=Sampler(greedy=True)))
+        for engine in (runner, open_onnx(tmp_path / "out.onnx", device="cpu"))
+    ]
+    assert tokens[0] == tokens[1]
+    assert verify(tmp_path / "out.onnx").passed
