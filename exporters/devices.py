@@ -13,7 +13,7 @@ import onnxruntime as ort
 from gpt2kit.errors import EngineError
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
-# Nodes on tiny integers that onnxruntime puts on the CPU on purpose, beside a CUDA graph.
+# Ops that onnxruntime puts on the CPU on purpose, for shapes and positions, beside a CUDA graph.
 _SHAPE_OPS = (
     "Shape Size Gather Concat Unsqueeze Squeeze Slice Range Cast Constant ConstantOfShape Reshape "
     "Add Sub Mul Div Equal Where Expand Identity LessOrEqual MemcpyFromHost MemcpyToHost"
@@ -51,7 +51,7 @@ def cuda_problems() -> list[str]:
         )
         return found
     if problem := _driver_problem():
-        found.append(problem)
+        return [*found, problem]
     missing = _missing_libraries()
     if missing:
         found.append(
@@ -130,5 +130,5 @@ def check_placement(session: ort.InferenceSession) -> None:
     if stray:
         raise EngineError(
             f"nodes that CUDA does not run would fall back to the CPU: {', '.join(sorted(stray))}; "
-            "use --device cpu, or export with another --dtype or --opset"
+            "use --device cpu, or export with another --dtype, --profile or --opset"
         )

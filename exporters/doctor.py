@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Literal
 
-from gpt2kit.errors import CheckpointError
+from gpt2kit.errors import GPT2KitError
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def _models() -> Iterator[Finding]:
     try:
         checkpoint.read_config(checkpoint.BUNDLED)
         yield Finding("ok", f"bundled model at {checkpoint.BUNDLED}")
-    except CheckpointError as error:
+    except GPT2KitError as error:
         yield Finding("bad", f"the bundled model is missing ({error}); reinstall gpt2kit")
     cached = isinstance(try_to_load_from_cache("gpt2", "model.safetensors"), str)
     if cached:

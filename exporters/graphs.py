@@ -15,9 +15,9 @@ anywhere that `attention_mask` says.
 `Fused` is onnxruntime's GroupQueryAttention. Past and present may be one buffer longer than what it
 holds, which is then updated in place. Tokens must come first in each row of `attention_mask`
 (padding on the right); any other mask sends positions out of their table, which onnxruntime
-refuses. On the CPU, a batch of several rows may continue a past only by one token a run. A further
-input `logits_positions`, (1 or batch, kept) int64, says which columns of `input_ids` get logits,
-(batch, kept, vocab); -1 is the last token of each row.
+refuses on the CPU, and makes the logits NaN. On the CPU, a batch of several rows may continue a
+past only by one token a run. A further input `logits_positions`, (1 or batch, kept) int64, says
+which columns of `input_ids` get logits, (batch, kept, vocab); -1 is the last token of each row.
 """
 
 from __future__ import annotations
@@ -80,6 +80,7 @@ class Fused(nn.Module):
         column = torch.where(logits_positions < 0, last, logits_positions)  # (batch, kept)
         row = torch.arange(x.shape[0])[:, None] * sequence
         x = F.embedding(row + column, x.flatten(0, 1))  # (batch, kept, d_model)
+        x = x.masked_fill(misplaced[:, :, None], float("nan"))  # should a device not refuse
         return _logits(self.model, x), *cache.present, *(hooks.values[tap] for tap in self.taps)
 
 

@@ -193,17 +193,21 @@ def _trace(
         example += (torch.zeros(batch, sequence + 1, dtype=torch.long),)
         inputs.append(LOGITS_POSITIONS)
         shapes += ({0: "logits_batch", 1: "logits_length"},)
-    with _quiet():
-        program = torch.onnx.export(
-            PROFILES[profile](model, taps).eval(),
-            example,
-            dynamo=True,
-            opset_version=opset,
-            input_names=inputs,
-            output_names=["logits", *(f"present.{place}" for place in places), *taps],
-            dynamic_shapes=shapes,
-            verbose=False,
-        )
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                PROFILES[profile](model, taps).eval(),
+                example,
+                dynamo=True,
+                opset_version=opset,
+                input_names=inputs,
+                output_names=["logits", *(f"present.{place}" for place in places), *taps],
+                dynamic_shapes=shapes,
+                verbose=False,
+            )
+    except Exception as error:  # torch.onnx wraps whatever went wrong
+        reason = (str(error).strip().splitlines() or [repr(error)])[-1]
+        raise ExportError(f"the model could not be traced at opset {opset}: {reason}") from error
     assert program is not None
     return program
 

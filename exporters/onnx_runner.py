@@ -130,15 +130,18 @@ class OnnxRunner:
 
     def __init__(self, path: Path, session: ort.InferenceSession, device: str) -> None:
         meta = session.get_modelmeta().custom_metadata_map
-        if "gpt2kit.config" not in meta:
-            raise EngineError(f"{path}: not made by gpt2kit; make it with `gpt2kit export --onnx`")
         self.path, self.session, self.device, self.metadata = path, session, device, dict(meta)
-        self.config = GPT2Config.from_hf(json.loads(meta["gpt2kit.config"]))
+        try:
+            self.config = GPT2Config.from_hf(json.loads(meta["gpt2kit.config"]))
+            self.source = Source(meta["gpt2kit.model"], meta["gpt2kit.revision"] or None)
+            self.taps: tuple[str, ...] = tuple(json.loads(meta["gpt2kit.taps"]))
+            self.dtype: str = meta["gpt2kit.dtype"]
+            self.profile: str = meta["gpt2kit.profile"]
+        except (KeyError, ValueError) as error:
+            raise EngineError(
+                f"{path}: not made by gpt2kit; make it with `gpt2kit export --onnx`"
+            ) from error
         self.tokenizer = Tokenizer.from_folder(path.parent)
-        self.source = Source(meta["gpt2kit.model"], meta["gpt2kit.revision"] or None)
-        self.taps: tuple[str, ...] = tuple(json.loads(meta["gpt2kit.taps"]))
-        self.dtype: str = meta["gpt2kit.dtype"]
-        self.profile: str = meta["gpt2kit.profile"]
         parts = [f"{i}.{part}" for i in range(self.config.n_layer) for part in ("key", "value")]
         self._past_names = [f"past_key_values.{part}" for part in parts]
         self._present_names = [f"present.{part}" for part in parts]

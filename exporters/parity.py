@@ -114,8 +114,13 @@ def verify(
     whether the engines agree; `raise_if_failed` turns that into an error.
     """
     onnx = open_onnx(path, device=device)
+    if model is None and onnx.source.revision is None and onnx.source.model != "bundled":
+        raise CheckpointError(
+            f"{path}: was made from the folder {onnx.source}; say with --model where that is"
+        )
     try:
-        runner = load(model or onnx.source.model, revision=onnx.source.revision, device="cpu")
+        revision = None if model else onnx.source.revision
+        runner = load(model or onnx.source.model, revision=revision, device="cpu")
     except CheckpointError as error:
         if model is not None:
             raise
@@ -191,7 +196,9 @@ class _Tally:
         self.cases.append(case)
         for name, rows in {"logits": expected.logits, **expected.rest}.items():
             ours = got.logits if name == "logits" else got.rest[name]
-            error = max(_error(a, b) for a, b in zip(rows, ours, strict=True))
+            error = float(
+                np.max([_error(a, b) for a, b in zip(rows, ours, strict=True)])
+            )  # keeps NaN
             if name not in self.worst or not error <= self.worst[name][0]:  # NaN is the worst
                 self.worst[name] = error, case
         for want, have in zip(expected.logits, got.logits, strict=True):
@@ -309,8 +316,8 @@ def _foreign(
     lengths: Ints,
     after: list[Ints],
 ) -> Iterator[tuple[str, _Side, _Side]]:
-    """A batch padded on the left, fed to the graph as other clients feed it, with a cache that
-    comes out longer than it went in; against rows without padding."""
+    """Rows of these lengths, padded on the left, fed to the graph as other clients feed it, with a
+    cache that comes out longer than it went in; against the same rows each by itself."""
     width = ids.shape[1]
     padded = np.zeros_like(ids)
     mask = np.arange(width) >= width - lengths[:, None]

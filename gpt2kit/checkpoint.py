@@ -37,6 +37,7 @@ _WEIGHTS = (  # in order of preference; an index names the shards it is split in
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _SAFE, _PICKLED = ["model*.safetensors*"], ["pytorch_model*.bin*"]
 
 
@@ -74,7 +75,8 @@ def find(model: str | os.PathLike[str], revision: str | None = None) -> Checkpoi
 
 def _auto(revision: str | None) -> Checkpoint:
     try:
-        return find("gpt2", revision)
+        snapshot = _from_hub("gpt2", revision)
+        return Checkpoint(snapshot, Source("gpt2", snapshot.name))
     except CheckpointError:
         if revision is not None:
             raise
@@ -139,6 +141,8 @@ def _weight_files(folder: Path) -> list[Path]:
             )
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise CheckpointError(f"{file}: not a readable index of shards ({error!r})") from error
+        if not all(isinstance(shard, str) and Path(shard).name == shard for shard in shards):
+            raise CheckpointError(f"{file}: its shards must be names of files beside it")
         missing = [shard for shard in shards if not (folder / shard).is_file()]
         if missing or not shards:
             raise CheckpointError(f"{file}: shard {missing[0] if missing else '?'} is missing")
@@ -209,7 +213,8 @@ def _canonical(
     named = {k: x for k, x in named.items() if not k.endswith((".attn.bias", ".attn.masked_bias"))}
     if config.tie_word_embeddings and "lm_head.weight" in named:
         head = named.pop("lm_head.weight")
-        if "wte.weight" in named and not torch.equal(head, named["wte.weight"]):
+        table = named.setdefault("wte.weight", head)  # either name may be the one that was saved
+        if not torch.equal(head.to(table.dtype), table):
             raise CheckpointError(
                 f"{folder}: lm_head.weight differs from wte.weight, but config.json ties them; "
                 "set tie_word_embeddings to false or remove lm_head.weight"
@@ -230,7 +235,7 @@ def _check(weights: Mapping[str, Tensor], model: Mapping[str, Tensor], folder: P
                 f"{folder}: {name} has shape {tuple(found.shape)}, config.json asks for "
                 f"{tuple(x.shape)}"
             )
-        if not found.is_floating_point():
+        if found.dtype not in _DTYPES:
             raise CheckpointError(f"{folder}: {name} holds {found.dtype}, not floating point")
         low, high = torch.aminmax(found)  # one pass, no copy; NaN comes through
         if not (torch.isfinite(low) and torch.isfinite(high)):

@@ -25,18 +25,23 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise  # click's own; and whoever read our output has seen enough
         except GPT2KitError as error:
-            self._fail(ctx, error, error.exit_code)
+            self._fail(ctx, error, str(error), error.exit_code)
         except OSError as error:  # a name that is too long, a file that may not be read, …
-            if isinstance(error, BrokenPipeError):  # whoever read our output has seen enough
-                raise
-            self._fail(ctx, error, GPT2KitError.exit_code)
+            self._fail(ctx, error, str(error), GPT2KitError.exit_code)
+        except Exception as error:  # a bug: say so, and how to see more
+            what = (
+                f"unexpected {type(error).__name__}: {error} (--debug shows where; please report)"
+            )
+            self._fail(ctx, error, what, GPT2KitError.exit_code)
 
     @staticmethod
-    def _fail(ctx: click.Context, error: Exception, exit_code: int) -> None:
+    def _fail(ctx: click.Context, error: Exception, what: str, exit_code: int) -> None:
         if ctx.obj:
             raise error
-        click.echo(f"gpt2kit: error: {' '.join(str(error).split())}", err=True)
+        click.echo(f"gpt2kit: error: {' '.join(what.split())}", err=True)
         ctx.exit(exit_code)
 
 
@@ -76,7 +81,7 @@ runner_options = _options(
     click.option("--onnx", "onnx_file", metavar="FILE", help="Run an exported file instead."),
     device_option,
     click.option(
-        "--dtype", default="float32", show_default=True, help="float32, float16 or bfloat16."
+        "--dtype", default="float32", show_default=True, help="float32, float16, bfloat16, float64."
     ),
 )
 
@@ -164,7 +169,7 @@ def generate(
         sys.stdout.flush()
 
     run(runner, texts[0], on_text=stream, **options)
-    click.echo()
+    click.echo("" if started else click.style(texts[0], dim=True))
 
 
 def _positions(
@@ -228,8 +233,6 @@ def lens(
         raise InputError("--foil needs a --target to compare with")
     if foil is not None and _given("by"):
         raise InputError("--by does not go with --foil, whose cells are a difference of logits")
-    if topk < 1:
-        raise InputError(f"--topk {topk} must be at least 1")
     if as_json and as_csv:
         raise InputError("--json and --csv: choose one")
     text = _text(prompt)
@@ -335,22 +338,18 @@ def verify(path: str, model: str | None, device: str, as_json: bool) -> None:
 
 
 @main.command()
-@model_options
 @debug_option
-def taps(model: str, revision: str | None) -> None:
+def taps() -> None:
     """List where a model can be read and edited."""
     from rich.console import Console
     from rich.table import Table
 
-    from gpt2kit import checkpoint
     from gpt2kit.taps import tap_axes
 
-    n_layer = checkpoint.read_config(checkpoint.find(model, revision).folder).n_layer
     table = Table("tap", "axes", box=None, header_style="bold")
-    for name, axes in tap_axes(n_layer).items():
-        if not name.startswith("blocks.") or name.startswith("blocks.0."):
-            general = name.replace("blocks.0.", f"blocks.{{0..{n_layer - 1}}}.")
-            table.add_row(name if name == "blocks.0.resid_pre" else general, " ".join(axes))
+    for name, axes in tap_axes(1).items():
+        general = name if name.endswith("resid_pre") else name.replace("blocks.0.", "blocks.{i}.")
+        table.add_row(general, " ".join(axes))
     Console(highlight=False).print(table)
 
 

@@ -40,6 +40,17 @@ _HARMLESS = frozenset(
     chunk_size_feed_forward tf_legacy_loss use_bfloat16 torchscript
     """.split()  # noqa: SIM905
 )
+# Keys that change nothing as long as they are false, 0 or empty.
+_HARMLESS_WHEN_OFF = frozenset(
+    (
+        "add_cross_attention",
+        "cross_attention_hidden_size",
+        "is_encoder_decoder",
+        "pruned_heads",
+        "quantization_config",
+        "tie_encoder_decoder",
+    )
+)
 _RENAMED = {
     "hidden_size": "n_embd",
     "max_position_embeddings": "n_positions",
@@ -126,9 +137,13 @@ class GPT2Config:
         Raises ConfigError for another architecture and for any key that may change the function
         and is not implemented here.
         """
-        kind = raw.get("model_type", "gpt2")
-        if kind != "gpt2":
+        kind, classes = raw.get("model_type"), raw.get("architectures") or []
+        if (kind or "gpt2") != "gpt2":
             raise ConfigError(f"config: model_type is {kind!r}, gpt2kit reads only 'gpt2'")
+        if not all(str(name).startswith("GPT2") for name in classes):
+            raise ConfigError(f"config: architectures is {classes}, gpt2kit reads only GPT2 models")
+        if not kind and not classes:
+            raise ConfigError("config: neither model_type nor architectures says what it is")
         raw = {_RENAMED.get(key, key): value for key, value in raw.items()}
         if "n_ctx" in raw and raw["n_ctx"] != raw.get("n_positions", raw["n_ctx"]):
             raise ConfigError(
@@ -136,8 +151,8 @@ class GPT2Config:
             )
         fields = {field.name for field in dataclasses.fields(cls)}
         for key, value in raw.items():
-            # A switch that is off cannot change the function, whatever it is called.
-            if key not in fields | _HARMLESS and not key.startswith("_") and value:
+            harmless = key in fields | _HARMLESS or key.startswith("_") or value is None
+            if not harmless and (value or key not in _HARMLESS_WHEN_OFF):
                 raise ConfigError(
                     f"config: {key} = {value!r} is unknown to gpt2kit and may change what the "
                     "model computes; remove it from config.json if it does not"

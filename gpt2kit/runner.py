@@ -217,7 +217,9 @@ def _integers(ids: Any) -> Ints:
 def encode(runner: Runner, prompt: str) -> list[int]:
     """Token ids of a prompt, checked to be non-empty and to fit the context."""
     if runner.tokenizer is None:
-        raise InputError(f"{runner.source} has no tokenizer; give token ids instead of text")
+        raise InputError(
+            f"{runner.source} has no tokenizer: tokenizer.json is missing beside the model"
+        )
     ids = runner.tokenizer.encode(prompt)
     if not ids:
         raise InputError("the prompt is empty; give some text (or <|endoftext|> to start from)")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from gpt2kit.errors import InputError
+from gpt2kit.errors import GPT2KitError, InputError
 
 
 @dataclass
@@ -50,6 +50,8 @@ class Sampler:
 
     def pick(self, logits: NDArray[np.floating]) -> NDArray[np.int64]:
         """(batch, vocab) logits -> (batch,) token ids."""
+        if np.isnan(logits).any():
+            raise GPT2KitError("the model's logits are not numbers; try --dtype float32")
         if self.greedy:
             return np.asarray(logits.argmax(-1), np.int64)
         while len(self._streams) < len(logits):

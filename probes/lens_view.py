@@ -38,7 +38,8 @@ def show(lens: LogitLens, console: Console, *, by: str = "prob", lines: int = 1)
         console.print(line, no_wrap=True, overflow="ellipsis", crop=True)
     pages = view.pages(console.width)
     if hidden := int(pages[0][0]):
-        console.print(f"[dim]the first {hidden} columns are not shown; choose with --pos[/]")
+        note = Text(f"the first {hidden} columns are not shown; choose with --pos", "dim")
+        console.print(note, no_wrap=True, overflow="ellipsis", crop=True)
     for page, columns in enumerate(pages):
         if page:
             console.print()

@@ -16,7 +16,7 @@ from huggingface_hub import errors as hub
 from safetensors.torch import load_file, save_file
 
 import gpt2kit
-from gpt2kit import checkpoint
+from gpt2kit import TorchRunner, checkpoint
 from gpt2kit.errors import CheckpointError, ConfigError, GPT2KitError, InputError
 
 IDS = random_ids(1, 6)
@@ -111,7 +111,6 @@ def test_safetensors_are_preferred_to_a_pickle(folder):
     load(folder)
 
 
-@pytest.mark.skipif(not (checkpoint.BUNDLED / "model.safetensors").exists(), reason="not built yet")
 def test_the_bundled_model_loads_and_says_its_name():
     runner = load("bundled")
     assert str(runner.source) == "bundled"
@@ -268,6 +267,15 @@ BROKEN = {
     "missing shard": (
         index('{"weight_map": {"wte.weight": "model-1-of-2.safetensors"}}'),
         "index.json: shard model-1-of-2.safetensors is missing",
+    ),
+    "shard elsewhere": (
+        index('{"weight_map": {"wte.weight": "../model.safetensors"}}'),
+        "its shards must be names of files beside it",
+    ),
+    "shard number": (index('{"weight_map": {"wte.weight": 3}}'), "must be names of files"),
+    "eight bits": (
+        weights(lambda w: w.update({LN: torch.ones(24).to(torch.float8_e4m3fn)})),
+        "holds torch.float8_e4m3fn, not floating point",
     ),
     "no shards": (index('{"weight_map": {}}'), "index.json: .*missing"),
     "broken index": (index("{"), "not a readable index of shards"),
@@ -454,3 +462,19 @@ def write_zeros(folder: Path, config) -> dict[str, torch.Tensor]:
 def test_an_empty_name_is_no_folder():
     with pytest.raises(CheckpointError, match="name is empty"):
         load("")
+
+
+def test_the_tied_matrix_may_be_saved_under_either_name(tmp_path):
+    saved = write_checkpoint(tmp_path / "a")
+    saved["lm_head.weight"] = saved.pop("wte.weight")
+    save_file(saved, tmp_path / "a" / "model.safetensors")
+    ids = random_ids(1, 5)
+    close(load(tmp_path / "a").run(ids).logits, TorchRunner(random_model()).run(ids).logits)
+
+
+def test_a_tied_copy_may_be_of_another_dtype(tmp_path):
+    saved = write_checkpoint(tmp_path / "a")
+    saved["wte.weight"] = saved["wte.weight"].half()
+    saved["lm_head.weight"] = saved["wte.weight"].float()
+    save_file(saved, tmp_path / "a" / "model.safetensors")
+    assert load(tmp_path / "a").run([1, 2]).logits.shape == (1, 2, CONFIG.vocab_size)

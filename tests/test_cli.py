@@ -180,8 +180,8 @@ def test_a_target_and_its_foil(folder):
 
 
 def test_taps_are_listed(folder):
-    out = succeeded(run("taps", "--model", folder))
-    assert re.search(r"blocks\.\{0\.\.2\}\.pattern +batch head query key", out)
+    out = succeeded(run("taps"))
+    assert re.search(r"blocks\.\{i\}\.pattern +batch head query key", out)
 
 
 @pytest.fixture
@@ -282,10 +282,7 @@ def bad_models(folder):
 
 @pytest.mark.parametrize(
     ("command", "name"),
-    [
-        *((command, name) for command in LOADING for name in WRONG | BROKEN),
-        *(("taps", name) for name in WRONG),
-    ],
+    [(command, name) for command in LOADING for name in WRONG | BROKEN],
     ids=lambda text: text[:20],
 )
 def test_a_bad_model_is_one_line(bad_models, command, name):
@@ -574,3 +571,14 @@ def test_a_terminal_without_unicode_shows_what_it_can(folder):
     done = process("lens", "thé", "--model", folder, "--json", env=latin_only)
     ids = byte_tokenizer().encode("thé")
     assert json.loads(done.stdout.decode("utf-8"))["tokens"] == byte_tokenizer().tokens(ids)
+
+
+def test_a_bug_is_one_line_too(folder, monkeypatch):
+    def broken(*args, **options):
+        raise ZeroDivisionError("oh\nno")
+
+    monkeypatch.setattr("probes.lens.logit_lens", broken)
+    result = run("lens", "x", "--model", folder)
+    message = "unexpected ZeroDivisionError: oh no .--debug shows where"
+    assert_one_line(result.exit_code, result.stdout, result.stderr, message)
+    assert isinstance(run("--debug", "lens", "x", "--model", folder).exception, ZeroDivisionError)

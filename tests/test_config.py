@@ -85,18 +85,24 @@ def test_presets_have_the_published_number_of_weights(name, weights):
 
 
 def test_other_names_for_the_sizes_are_read():
-    raw = {"hidden_size": 48, "num_attention_heads": 4, "num_hidden_layers": 2}
+    raw = {
+        "model_type": "gpt2",
+        "hidden_size": 48,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 2,
+    }
     config = GPT2Config.from_hf(raw | {"max_position_embeddings": 9})
     assert (config.n_embd, config.n_head, config.n_layer, config.n_positions) == (48, 4, 2, 9)
 
 
 def test_a_switch_that_is_off_is_no_change():
-    assert GPT2Config.from_hf({"add_cross_attention": False, "pruned_heads": {}}) == GPT2Config()
+    off = {"model_type": "gpt2", "add_cross_attention": False, "pruned_heads": {}, "new_key": None}
+    assert GPT2Config.from_hf(off) == GPT2Config()
 
 
 @pytest.mark.parametrize("ids", [[5, 6], 5])
 def test_the_first_of_several_end_tokens_counts(ids):
-    assert GPT2Config.from_hf({"eos_token_id": ids}).eos_token_id == 5
+    assert GPT2Config.from_hf({"model_type": "gpt2", "eos_token_id": ids}).eos_token_id == 5
 
 
 def test_scales_of_attention():
@@ -109,6 +115,10 @@ def test_scales_of_attention():
     ("change", "words"),
     [
         ({"model_type": "llama"}, "model_type is 'llama', gpt2kit reads only 'gpt2'"),
+        ({"architectures": ["GPTNeoForCausalLM"]}, "gpt2kit reads only GPT2 models"),
+        ({"model_type": None, "architectures": None}, "neither model_type nor architectures"),
+        ({"attention_bias": False}, "attention_bias = False is unknown"),
+        ({"embedding_multiplier": 0}, "embedding_multiplier = 0 is unknown"),
         ({"add_cross_attention": True}, "add_cross_attention = True is unknown"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"pruned_heads": {"0": [1]}}, "pruned_heads"),

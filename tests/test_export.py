@@ -558,3 +558,19 @@ def test_an_export_into_the_folder_of_its_checkpoint_keeps_the_config(folder, tr
     export_onnx(traced[0], folder / "out.onnx")
     assert (folder / "config.json").read_text() == config
     assert (folder / "tokenizer.json").exists()
+
+
+def test_a_trace_that_fails_is_one_clear_error(traced, folder, monkeypatch):
+    def broken(*args, **options):
+        raise RuntimeError("first line\nwhat went wrong")
+
+    monkeypatch.setattr("torch.onnx.export", broken)
+    with pytest.raises(ExportError, match="could not be traced at opset 23: what went wrong"):
+        export_onnx(traced[0], folder / "out.onnx")
+
+
+def test_a_replaced_file_takes_its_data_along(tmp_path):
+    runner = tiny_runner(n_layer=1)
+    for external in (True, False):
+        export_onnx(runner, tmp_path / "out.onnx", external_data=external)
+        assert (tmp_path / "out.onnx.data").exists() == external

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2kit import Edit, TorchRunner, generate
-from gpt2kit.errors import EditError, InputError
+from gpt2kit.errors import EditError, GPT2KitError, InputError
 from gpt2kit.runner import KVCache, Run, Source, steps
 from gpt2kit.sampling import Sampler
 from gpt2kit.taps import TapDict
@@ -405,3 +405,9 @@ def test_an_edit_of_one_row_changes_that_row_alone(torch_runner):
     plain, edited = run([]), run([Edit.steer("blocks.2.resid_post", push, batch=1)])
     assert (plain[:, 0] == edited[:, 0]).all()
     assert (plain[:, 1] != edited[:, 1]).any()
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+def test_logits_that_are_not_numbers_are_told(greedy):
+    with pytest.raises(GPT2KitError, match="not numbers"):
+        Sampler(top_k=2, greedy=greedy).pick(np.array([[0.0, np.nan, 1.0]]))

@@ -280,6 +280,18 @@ def from_the_future() -> onnx.ModelProto:
     return model
 
 
+def half_described() -> onnx.ModelProto:
+    model = foreign()
+    onnx.helper.set_model_props(model, {"gpt2kit.config": '{"model_type": "gpt2"}'})
+    return model
+
+
+def badly_described() -> onnx.ModelProto:
+    model = foreign()
+    onnx.helper.set_model_props(model, {"gpt2kit.config": "{"})
+    return model
+
+
 NOT_ONNX, OUTSIDE = "not an ONNX file, or a damaged one", "refused: .* outside its folder"
 MISSING, LENGTH = r"weights\.bin is missing; keep that file beside it", "not of the right length"
 BAD_FILES = {
@@ -287,6 +299,8 @@ BAD_FILES = {
     "text": (lambda: b"hello, this is not ONNX\n" * 9, NOT_ONNX),
     "zeros": (lambda: bytes(999), NOT_ONNX),
     "elsewhere": (foreign, "not made by gpt2kit; make it with"),
+    "half": (half_described, "not made by gpt2kit"),
+    "bad config": (badly_described, "not made by gpt2kit"),
     "operator": (unknown_operator, "cannot load it: .*No Op registered for Nonsense"),
     "future": (from_the_future, r"cannot load it: Unsupported model IR version: 99"),
     "missing": (lambda: foreign("weights.bin"), MISSING),

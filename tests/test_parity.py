@@ -16,6 +16,7 @@ from exporters import export_onnx, open_onnx, parity, verify
 from exporters.parity import Report, compare
 from gpt2kit import TorchRunner, checkpoint
 from gpt2kit.errors import CheckpointError, EngineError, ParityError
+from gpt2kit.runner import Source
 from gpt2kit.taps import tap_axes
 
 CASES = ("prefill", "chunked prefill", "decode", "right padding", "left padding", "full context")
@@ -216,3 +217,26 @@ def test_a_float16_file_is_held_to_its_own_tolerance(tmp_path):
     report = export_onnx(runner, tmp_path / "half.onnx", dtype="float16")
     assert (report.dtype, report.tolerance) == ("float16", parity.TOLERANCE["float16"])
     assert 1e-4 < report.worst["logits"][0] < report.tolerance
+
+
+def test_nan_in_a_later_row_is_seen():
+    right, wrong = np.ones((3, 5), np.float32), np.full((3, 5), np.nan, np.float32)
+    want = parity._Side([right, right], {"embed": [right, right]})
+    got = parity._Side([right, wrong], {"embed": [right, wrong]})
+    tally = parity._Tally(1e-4)
+    tally.add("prefill", want, got, 3)
+    assert all(np.isnan(error) for error, _ in tally.worst.values())
+
+
+def test_a_file_from_the_hub_verifies_with_a_folder(tmp_path, monkeypatch):
+    write_checkpoint(tmp_path / "model")
+    runner = gpt2kit.load(tmp_path / "model", device="cpu")
+    runner.source = Source("you/your-gpt2", "0123456789abcdef")
+    (tmp_path / "out").mkdir()
+    export_onnx(runner, tmp_path / "out" / "out.onnx")
+    assert verify(tmp_path / "out" / "out.onnx", model=str(tmp_path / "model")).passed
+
+
+def test_a_file_made_from_a_folder_asks_for_it(onnx_runner):
+    with pytest.raises(CheckpointError, match="made from the folder random; say with --model"):
+        verify(onnx_runner.path)

@@ -8,6 +8,9 @@ One run trains the tokenizer, trains the model, fits the n-gram baseline, measur
 held-out tokens and writes config.json, generation_config.json, model.safetensors, tokenizer.json
 and README.md. Every random choice comes from --seed and the step number, so that a resumed run
 sees the same batches as an uninterrupted one.
+
+With glibc, MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184 in the environment
+keep freed memory in the process; measured on one core, a step is then 1.17 times as fast.
 """
 
 from __future__ import annotations
@@ -63,6 +66,9 @@ class Recipe:
     weight_decay: float = 0.1
     dropout: float = 0.0
     warmup: int = 100
+    gentle_steps: int = 600
+    muon_boost: float = 1.3
+    adam_boost: float = 3.0
     seed: int = 0
 
     @property
@@ -309,14 +315,20 @@ def make_optimizers(model: GPT2, recipe: Recipe) -> list[torch.optim.Optimizer]:
     ]
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["peak_lr"] = group["lr"]
+            group["peak_lr"], group["boost"] = group["lr"], 1.0
+    optimizers[0].param_groups[0]["boost"] = recipe.muon_boost
+    optimizers[1].param_groups[0]["boost"] = recipe.adam_boost
     return optimizers
 
 
-def schedule(step: int, recipe: Recipe) -> float:
-    """Share of the peak learning rate: a linear warm-up, then a straight line to zero."""
+def schedule(step: int, recipe: Recipe, boost: float) -> float:
+    """Share of the peak learning rate: a linear warm-up, then a straight line to zero.
+
+    The first steps go gently, until the loss leans on the induction circuit and so protects it;
+    from then on the rate is `boost` times as high.
+    """
     warm = min(1.0, (step + 1) / recipe.warmup)
-    return warm * (1 - step / recipe.steps)
+    return warm * (1 - step / recipe.steps) * (boost if step >= recipe.gentle_steps else 1.0)
 
 
 def dropout_edits(recipe: Recipe, step: int) -> Edits:
@@ -388,7 +400,10 @@ def load_checkpoint(path: Path, recipe: Recipe, model: GPT2, optimizers: list[An
         raise SystemExit(f"{path}: was made with another recipe: {content['recipe']}")
     model.load_state_dict(content["model"])
     for optimizer, state in zip(optimizers, content["optimizers"], strict=True):
+        boosts = [group["boost"] for group in optimizer.param_groups]
         optimizer.load_state_dict(state)
+        for group, boost in zip(optimizer.param_groups, boosts, strict=True):
+            group["boost"] = boost
     return Progress(**content["progress"])
 
 
@@ -397,10 +412,9 @@ def train_step(
 ) -> tuple[float, float]:
     """One update; returns the loss in nats on text and on the repeated tokens."""
     recipe = batches.recipe
-    share = schedule(step, recipe)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = share * group["peak_lr"]
+            group["lr"] = schedule(step, recipe, group["boost"]) * group["peak_lr"]
     ids, targets = batches.at(step)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = model(ids, edits=dropout_edits(recipe, step)).logits
@@ -660,10 +674,11 @@ The prompt is in bold; 50 tokens follow, seed 0, not picked.
   token back) and 2.0 (looks for the token after the earlier occurrence) begin with weights that do
   this; training kept them, and what they are worth is measured above. All else was learned.
 - Optimizer: Muon (learning rate {muon_lr:g}, scaled to match AdamW's) for the blocks' matrices,
-  AdamW ({adam_lr:g}) for the rest, half of it for the attention of layers 0 and 2 and a tenth for
-  the positions; warm-up of {warmup} steps, then linearly to zero; weight decay
-  {weight_decay:g}, dropout {dropout:g} on the embedding and on what each attention and MLP layer
-  adds. bfloat16 autocast, seed {seed}.
+  AdamW for the rest ({adam_lr:g} for the embedding, half of it for the attention of layers 0 and
+  2, twice for vectors, a tenth for positions). After {gentle} steps, when the circuit is in use,
+  Muon's rate is {muon_boost:g} times and the embedding's {adam_boost:g} times as high. Warm-up of
+  {warmup} steps, then linearly to zero; weight decay {weight_decay:g} on Muon's matrices and the
+  embedding, dropout {dropout:g}. bfloat16 autocast, seed {seed}.
 - Time: {minutes:.0f} minutes on {machine}, {speed:,.0f} tokens per second, checks included.
 - Made with Python {python}, torch {torch}. The same command on another machine gives other last
   digits.
@@ -767,6 +782,9 @@ def card(folder: Path, recipe: Recipe, corpus: Corpus, progress: Progress, books
         train_tokens=len(corpus.train),
         muon_lr=recipe.muon_lr,
         adam_lr=recipe.adam_lr,
+        gentle=recipe.gentle_steps,
+        muon_boost=recipe.muon_boost,
+        adam_boost=recipe.adam_boost,
         warmup=recipe.warmup,
         weight_decay=recipe.weight_decay,
         dropout=recipe.dropout,
