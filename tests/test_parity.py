@@ -182,7 +182,9 @@ def test_a_source_that_is_not_at_hand_asks_for_its_folder(onnx_runner, monkeypat
         raise CheckpointError("random: the hub cannot be reached")
 
     monkeypatch.setattr(checkpoint, "_from_hub", not_there)
-    with pytest.raises(CheckpointError, match=r"made from random, .* name its folder with --model"):
+    monkeypatch.setattr(onnx_runner, "source", Source("you/random", "0123"))
+    monkeypatch.setattr(parity, "open_onnx", lambda path, device: onnx_runner)
+    with pytest.raises(CheckpointError, match=r"made from you/random@0123, .* name its folder"):
         verify(onnx_runner.path, device="cpu")
 
 
@@ -228,7 +230,7 @@ def test_nan_in_a_later_row_is_seen():
     assert all(np.isnan(error) for error, _ in tally.worst.values())
 
 
-def test_a_file_from_the_hub_verifies_with_a_folder(tmp_path, monkeypatch):
+def test_a_file_from_the_hub_verifies_with_a_folder(tmp_path):
     write_checkpoint(tmp_path / "model")
     runner = gpt2kit.load(tmp_path / "model", device="cpu")
     runner.source = Source("you/your-gpt2", "0123456789abcdef")
