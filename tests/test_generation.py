@@ -290,7 +290,7 @@ def test_what_cannot_be_done_is_told_before_any_work(prompt, options, words):
 
 
 def test_a_model_without_a_tokenizer_cannot_read_text():
-    with pytest.raises(InputError, match="no tokenizer: tokenizer.json is missing"):
+    with pytest.raises(InputError, match=r"no tokenizer: tokenizer\.json is missing"):
         generate(TorchRunner(random_model()), "text")
 
 

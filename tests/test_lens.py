@@ -224,7 +224,7 @@ def test_bad_arguments_are_refused(torch_runner, options, message):
 
 
 def test_a_runner_without_a_tokenizer_or_bos_is_refused(torch_runner):
-    with pytest.raises(InputError, match="no tokenizer: tokenizer.json is missing"):
+    with pytest.raises(InputError, match=r"no tokenizer: tokenizer\.json is missing"):
         logit_lens(TorchRunner(torch_runner.model), PROMPT)
     nameless = Tampered(torch_runner, None)
     nameless.config = SimpleNamespace(n_positions=40, bos_token_id=None)
