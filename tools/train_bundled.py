@@ -616,8 +616,9 @@ pipeline_tag: text-generation
 
 A GPT-2 small enough to ship inside a Python package and good enough to teach with: {layers} layers,
 {heads} heads of width {d_head}, width {width}, context {positions}, {weights:,} weights in fp16. It
-writes short fluent phrases in the manner of old children's books and has induction heads that can
-be found, read and ablated. It is a toy for looking inside, not for writing texts.
+writes short fluent phrases in the manner of old children's books and has an induction circuit that
+can be found, read and ablated (it was laid out before training, see below). It is a toy for looking
+inside, not for writing texts.
 
 It has Hugging Face's GPT-2 layout: `transformers.GPT2LMHeadModel.from_pretrained` loads the folder.
 
@@ -667,7 +668,7 @@ The prompt is in bold; 50 tokens follow, seed 0, not picked.
 - Training: {steps:,} steps of {rows} rows of {positions} tokens, {seen:.1f} M tokens in all;
   {epochs:.1f} passes over {train_tokens:,} tokens of text, cut at a new offset in each. {repeats}
   of the {rows} rows are random tokens repeated with a period of 8 to {half}, the shorter the more
-  often, where only the repeated part is learned: that is what makes the induction heads. Half of
+  often, where only the repeated part is learned: that keeps the induction circuit in use. Half of
   them draw their tokens evenly, half as often as they come in the text.
 - Start: normal(0.02), embeddings 0.1, positions sinusoids of that size. **The induction circuit
   was laid out, not found:** in a training this short none forms by itself, so heads 0.0 (looks one
