@@ -39,7 +39,7 @@ def show(lens: LogitLens, console: Console, *, by: str = "prob", lines: int = 1)
     pages = view.pages(console.width)
     if hidden := int(pages[0][0]):
         note = Text(f"the first {hidden} columns are not shown; choose with --pos", "dim")
-        console.print(note, no_wrap=True, overflow="ellipsis", crop=True)
+        console.print(note)
     for page, columns in enumerate(pages):
         if page:
             console.print()

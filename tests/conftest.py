@@ -115,3 +115,9 @@ def fused_runner(torch_runner, tmp_path_factory):
 @pytest.fixture(scope="session", params=ENGINES)
 def runner(request):
     return request.getfixturevalue(f"{request.param}_runner")
+
+
+@pytest.fixture(scope="session", params=["torch", "onnx"])
+def whole_runner(request):
+    """The engines that give every tap: the fused profile keeps scores and patterns to itself."""
+    return request.getfixturevalue(f"{request.param}_runner")

@@ -454,7 +454,7 @@ def test_every_light_command_runs_on_the_bundled_model():
         "The king"
     )
     assert "logit lens  bundled" in succeeded(run("lens", "The king", "--model", "bundled"))
-    assert "resid_post" in succeeded(run("taps", "--model", "bundled"))
+    assert "resid_post" in succeeded(run("taps"))
     assert "bundled model" in succeeded(run("doctor"))
 
 

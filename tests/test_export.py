@@ -560,13 +560,14 @@ def test_an_export_into_the_folder_of_its_checkpoint_keeps_the_config(folder, tr
     assert (folder / "tokenizer.json").exists()
 
 
-def test_a_trace_that_fails_is_one_clear_error(traced, folder, monkeypatch):
+def test_a_trace_that_fails_is_one_clear_error(traced, tmp_path, monkeypatch):
     def broken(*args, **options):
         raise RuntimeError("first line\nwhat went wrong")
 
     monkeypatch.setattr("torch.onnx.export", broken)
     with pytest.raises(ExportError, match="could not be traced at opset 23: what went wrong"):
-        export_onnx(traced[0], folder / "out.onnx")
+        export_onnx(traced[0], tmp_path / "out.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_replaced_file_takes_its_data_along(tmp_path):
