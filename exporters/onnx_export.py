@@ -32,7 +32,7 @@ from gpt2kit.tokenizer import Tokenizer
 from gpt2kit.torch_runner import DTYPES, TorchRunner
 
 OPSETS = range(18, 25)
-DEFAULT_OPSET = 23  # the first with Attention; decoding is faster than with its parts (README)
+DEFAULT_OPSET = 23  # the first with Attention as one operator (benchmarks/figures.py compares)
 EXPORT_DTYPES = ("float32", "float16")
 PROFILES = {"portable": Portable, "fused": Fused}
 EXTERNAL_DATA_ABOVE = 2_000_000_000  # a protobuf file holds at most 2 GiB
