@@ -22,11 +22,10 @@ import torch
 
 import gpt2kit
 from exporters.graphs import LOGITS_POSITIONS, Fused, Portable
-from exporters.parity import Report, check, rounded
+from exporters.parity import Report, check, on_cpu, rounded
 from gpt2kit.checkpoint import weights_sha256
 from gpt2kit.config import GPT2Config
 from gpt2kit.errors import ExportError, GPT2KitError
-from gpt2kit.model import GPT2
 from gpt2kit.taps import axes_of, resolve
 from gpt2kit.tokenizer import Tokenizer
 from gpt2kit.torch_runner import DTYPES, TorchRunner
@@ -169,7 +168,7 @@ def _new_sidecars(runner: TorchRunner, folder: Path, overwrite: bool) -> dict[st
 def _trace(
     runner: TorchRunner, taps: tuple[str, ...], profile: str, dtype: str, opset: int
 ) -> torch.onnx.ONNXProgram:
-    model, config = _on_cpu(runner.model, DTYPES[dtype]), runner.config
+    model, config = on_cpu(runner.model, DTYPES[dtype]), runner.config
     batch, sequence, past = 2, 3, 5  # any sizes, all different and above 1, so none is baked in
     kv = ("key", "value")
     example: tuple[Any, ...] = (
@@ -210,15 +209,6 @@ def _trace(
         raise ExportError(f"the model could not be traced at opset {opset}: {reason}") from error
     assert program is not None
     return program
-
-
-def _on_cpu(model: GPT2, dtype: torch.dtype) -> GPT2:
-    """The model on the CPU in this dtype; the same tensors where nothing changes."""
-    with torch.device("meta"):
-        out = GPT2(model.config)
-    weights = {name: x.to("cpu", dtype) for name, x in model.state_dict().items()}
-    out.load_state_dict(weights, assign=True)
-    return out.eval().requires_grad_(False)
 
 
 @contextlib.contextmanager

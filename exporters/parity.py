@@ -157,11 +157,17 @@ def compare(runner: TorchRunner, onnx: OnnxRunner) -> Report:
 
 def rounded(runner: TorchRunner, dtype: torch.dtype) -> TorchRunner:
     """The model in float32 on the CPU, its weights rounded to the file's dtype."""
+    model = on_cpu(on_cpu(runner.model, dtype), torch.float32)
+    return TorchRunner(model, runner.tokenizer, runner.source)
+
+
+def on_cpu(model: GPT2, dtype: torch.dtype) -> GPT2:
+    """The model on the CPU in this dtype; the same tensors where nothing changes."""
     with torch.device("meta"):
-        model = GPT2(runner.config)
-    state = runner.model.state_dict().items()
-    model.load_state_dict({k: x.to("cpu", dtype).float() for k, x in state}, assign=True)
-    return TorchRunner(model.eval(), runner.tokenizer, runner.source)
+        out = GPT2(model.config)
+    weights = {name: x.to("cpu", dtype) for name, x in model.state_dict().items()}
+    out.load_state_dict(weights, assign=True)
+    return out.eval().requires_grad_(False)
 
 
 def _forward_order(onnx: OnnxRunner) -> dict[str, int]:
