@@ -26,10 +26,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from exporters.quantize import PackedTable
 from gpt2kit.model import GPT2, Cache, Hooks
 
 Past = list[tuple[Tensor, Tensor]]
-LOGITS_POSITIONS = "logits_positions"
 
 
 class Portable(nn.Module):
@@ -139,6 +139,9 @@ def _logits(model: GPT2, x: Tensor) -> Tensor:
     A Gemm that transposes as it reads: the tied matrix stays one initializer. A MatMul would have
     its transpose folded into a second copy.
     """
+    head: nn.Module = model.wte if model.config.tie_word_embeddings else model.lm_head
+    if isinstance(head, PackedTable):
+        return head.weight.multiply(x)
     flat = torch.onnx.ops.symbolic(
         "Gemm",
         (x.flatten(0, 1), model.unembedding),

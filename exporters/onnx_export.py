@@ -21,11 +21,14 @@ import onnx_ir
 import torch
 
 import gpt2kit
-from exporters.graphs import LOGITS_POSITIONS, Fused, Portable
+from exporters.graphs import Fused, Portable
+from exporters.interface import LOGITS_POSITIONS, past_names, present_names
 from exporters.parity import Report, check, on_cpu, rounded
+from exporters.quantize import BITS, pack
 from gpt2kit.checkpoint import weights_sha256
 from gpt2kit.config import GPT2Config
 from gpt2kit.errors import ExportError, GPT2KitError
+from gpt2kit.model import GPT2
 from gpt2kit.taps import axes_of, resolve
 from gpt2kit.tokenizer import Tokenizer
 from gpt2kit.torch_runner import DTYPES, TorchRunner
@@ -44,6 +47,7 @@ def export_onnx(
     taps: str | Iterable[str] = (),
     profile: str = "portable",
     dtype: str = "float32",
+    quantize: str | None = None,
     opset: int = DEFAULT_OPSET,
     external_data: bool = False,
     overwrite: bool = False,
@@ -55,6 +59,8 @@ def export_onnx(
     profile: "portable" (standard operators, any padding) or "fused" (onnxruntime's own attention
         with the cache updated in place, padding on the right; see `exporters.graphs`).
     dtype: "float32" or "float16", of weights, cache and taps; logits are always float32.
+    quantize: "int8" or "int4" weights (see `exporters.quantize`). What that costs is measured, held
+        to a bound and kept with the report.
     external_data: weights in `{path}.data`; always so above 2 GB.
     overwrite: replace a config or tokenizer of another model that lies in the same folder.
     on_progress: told the name of each stage.
@@ -64,15 +70,19 @@ def export_onnx(
     target = Path(path)
     check_target(target)
     names = resolve(taps, runner.config.n_layer)
-    _check_arguments(names, profile, dtype, opset)
+    _check_arguments(names, profile, dtype, quantize, opset)
     sidecars = _new_sidecars(runner, target.parent, overwrite)
     try:
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
             draft = Path(folder) / target.name
             on_progress("tracing")
-            program = _trace(runner, names, profile, dtype, opset)
+            model = on_cpu(runner.model, DTYPES[dtype])
+            if quantize:
+                pack(model, quantize)
+            program = _trace(model, names, profile, DTYPES[dtype], opset)
             on_progress("writing")
             _describe(program, runner, names, profile, dtype, opset)
+            program.model.metadata_props["gpt2kit.quantize"] = quantize or ""
             _save(program, draft, external_data)
             for name, text in sidecars.items():
                 (Path(folder) / name).write_text(text, encoding="utf-8")
@@ -107,11 +117,23 @@ def check_target(target: Path) -> None:
         raise ExportError(f"{target}: the folder {target.parent} cannot be written to")
 
 
-def _check_arguments(taps: tuple[str, ...], profile: str, dtype: str, opset: int) -> None:
+def _check_arguments(
+    taps: tuple[str, ...], profile: str, dtype: str, quantize: str | None, opset: int
+) -> None:
     if profile not in PROFILES:
         raise ExportError(f"profile {profile!r} is not one of {', '.join(PROFILES)}")
     if dtype not in EXPORT_DTYPES:
         raise ExportError(f"dtype {dtype!r} is not one of {', '.join(EXPORT_DTYPES)}")
+    if quantize is not None and quantize not in BITS:
+        raise ExportError(f"quantize {quantize!r} is not one of {', '.join(BITS)}")
+    if quantize and dtype != "float32":
+        raise ExportError(f"quantize {quantize} goes with float32, not {dtype}")
+    whole = [tap for tap in taps if tap.endswith(".head_out")]
+    if quantize and whole:
+        raise ExportError(
+            f"a quantised file has no {whole[0]}: that needs the heads' weights one by one; leave "
+            "the tap or --quantize out"
+        )
     if opset not in OPSETS:
         raise ExportError(f"opset {opset} is not from {OPSETS[0]} to {OPSETS[-1]}")
     hidden = [tap for tap in taps if axes_of(tap)[-1] == "key"]
@@ -166,17 +188,16 @@ def _new_sidecars(runner: TorchRunner, folder: Path, overwrite: bool) -> dict[st
 
 
 def _trace(
-    runner: TorchRunner, taps: tuple[str, ...], profile: str, dtype: str, opset: int
+    model: GPT2, taps: tuple[str, ...], profile: str, dtype: torch.dtype, opset: int
 ) -> torch.onnx.ONNXProgram:
-    model, config = on_cpu(runner.model, DTYPES[dtype]), runner.config
+    config = model.config
     batch, sequence, past = 2, 3, 5  # any sizes, all different and above 1, so none is baked in
-    kv = ("key", "value")
     example: tuple[Any, ...] = (
         *(torch.ones(batch, n, dtype=torch.long) for n in (sequence, past + sequence, sequence)),
         [
             tuple(
-                torch.zeros(batch, config.n_head, past, config.d_head, dtype=DTYPES[dtype])
-                for _ in kv
+                torch.zeros(batch, config.n_head, past, config.d_head, dtype=dtype)
+                for _ in ("key", "value")
             )
             for _ in range(config.n_layer)
         ],
@@ -184,9 +205,7 @@ def _trace(
     tokens = {0: "batch_size", 1: "sequence_length"}
     everything = {0: "batch_size", 1: "total_sequence_length"}
     cached = {0: "batch_size", 2: "past_sequence_length"}
-    places = [f"{i}.{part}" for i in range(config.n_layer) for part in kv]
-    inputs = ["input_ids", "attention_mask", "position_ids"]
-    inputs += [f"past_key_values.{place}" for place in places]
+    inputs = ["input_ids", "attention_mask", "position_ids", *past_names(config.n_layer)]
     shapes: tuple[Any, ...] = (tokens, everything, tokens, [(cached, cached)] * config.n_layer)
     if profile == "fused":
         example += (torch.zeros(batch, sequence + 1, dtype=torch.long),)
@@ -200,7 +219,7 @@ def _trace(
                 dynamo=True,
                 opset_version=opset,
                 input_names=inputs,
-                output_names=["logits", *(f"present.{place}" for place in places), *taps],
+                output_names=["logits", *present_names(config.n_layer), *taps],
                 dynamic_shapes=shapes,
                 verbose=False,
             )

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import ArrayLike, NDArray
 
 from exporters.devices import CPU, CUDA, check_placement, choose
+from exporters.interface import LOGITS_POSITIONS, past_names, present_names
 from exporters.readout_graph import ReadoutGraph
+from exporters.topk_graph import TopK
 from gpt2kit.config import GPT2Config
 from gpt2kit.errors import EditError, EngineError, InputError, TapError
 from gpt2kit.readout import Floats, Readout, tiled
 from gpt2kit.runner import Batch, Ids, KVCache, Run, Source, prepare
+from gpt2kit.sampling import largest
 from gpt2kit.taps import TapDict, axes_of, resolve
 from gpt2kit.tokenizer import Tokenizer
+
+T = TypeVar("T")
 
 
 def open_onnx(
@@ -39,8 +46,8 @@ def open_onnx(
     device = choose(device)
     if device == "cuda":
         ort.preload_dlls()
-    session = _session(file, device, threads)
-    return OnnxRunner(file, session, device)
+    session, graphs = _session(file, device, threads)
+    return OnnxRunner(file, session, device, graphs)
 
 
 def _options(threads: int | None) -> ort.SessionOptions:
@@ -50,22 +57,30 @@ def _options(threads: int | None) -> ort.SessionOptions:
     return options
 
 
-def _providers(device: str) -> list[Any]:
+def _providers(device: str, graphs: bool = False) -> list[Any]:
+    if device != "cuda":
+        return [CPU]
     # TF32 would round float32 products to 10 bits, and parity would not hold.
-    return [(CUDA, {"use_tf32": "0"}), CPU] if device == "cuda" else [CPU]
+    return [(CUDA, {"use_tf32": "0", "enable_cuda_graph": "1" if graphs else "0"}), CPU]
 
 
-def _session(file: Path, device: str, threads: int | None) -> ort.InferenceSession:
+def _session(file: Path, device: str, threads: int | None) -> tuple[ort.InferenceSession, bool]:
+    """The session, and whether it can capture CUDA graphs."""
     options = _options(threads)
     if device == "cuda":
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    try:
-        session = ort.InferenceSession(os.fspath(file), options, providers=_providers(device))
-    except Exception as error:  # onnxruntime's exceptions share no base of their own
-        raise EngineError(f"{file}: {_reason(str(error))}") from error
-    if device == "cuda":
-        check_placement(session)
-    return session
+    for graphs in (True, False) if device == "cuda" else (False,):
+        try:
+            providers = _providers(device, graphs)
+            session = ort.InferenceSession(os.fspath(file), options, providers=providers)
+        except Exception as error:  # onnxruntime's exceptions share no base of their own
+            if graphs and "graph capture" in str(error):
+                continue  # a graph with a node on the CPU runs without
+            raise EngineError(f"{file}: {_reason(str(error))}") from error
+        if device == "cuda":
+            check_placement(session)
+        return session, graphs
+    raise AssertionError("unreachable")
 
 
 def _reason(message: str, doing: str = "load") -> str:
@@ -107,18 +122,70 @@ class OnnxCache(KVCache):
 
 
 class InPlaceCache(KVCache):
-    """Buffers (batch, head, max_length, d_head) that the fused graph writes into."""
+    """Buffers (batch, head, max_length, d_head) that the fused graph writes into.
+
+    decoder: what runs one more token a row over these very buffers, once it has been needed.
+    """
 
     def __init__(
-        self, past: Sequence[ort.OrtValue], lengths: NDArray[np.int64], max_length: int
+        self,
+        past: Sequence[ort.OrtValue],
+        lengths: NDArray[np.int64],
+        max_length: int,
+        decoder: _Decoder | None = None,
     ) -> None:
         super().__init__(lengths, max_length)
-        self.past = past
+        self.past, self.decoder = past, decoder
 
     def copy(self) -> InPlaceCache:
         """An independent cache with the same content."""
         past = [_on_device(x.numpy().copy(), x.device_name()) for x in self.past]
         return InPlaceCache(past, self.lengths, self.max_length)
+
+
+class _Decoder:
+    """One token a row, again and again, with nothing bound, allocated or shaped anew.
+
+    All inputs and outputs keep their addresses and shapes, the mask as wide as the cache; so on
+    CUDA the step is captured once as a graph and replayed.
+    """
+
+    _captured = itertools.count(1)
+
+    def __init__(self, runner: OnnxRunner, past: Sequence[ort.OrtValue], width: int) -> None:
+        rows, device = past[0].shape()[0], runner.device
+        self.session, self.places = runner.session, np.arange(width)
+        self.inputs = {
+            name: _on_device(np.zeros((rows, columns), np.int64), device)
+            for name, columns in (("input_ids", 1), ("position_ids", 1), ("attention_mask", width))
+        }
+        logits = np.zeros((rows, 1, runner.config.vocab_size), np.float32)
+        self.logits = _on_device(logits, device)
+        self.binding = runner.session.io_binding()
+        fixed = {LOGITS_POSITIONS: _on_device(np.array([[-1]]), device)}
+        fixed |= dict(zip(runner._past_names, past, strict=True))
+        for name, value in {**self.inputs, **fixed}.items():
+            self.binding.bind_ortvalue_input(name, value)
+        presents = dict(zip(runner._present_names, past, strict=True))
+        for name, value in {"logits": self.logits, **presents}.items():
+            self.binding.bind_ortvalue_output(name, value)
+        self.options = ort.RunOptions()
+        self.options.only_execute_path_to_fetches = True
+        if runner.cuda_graphs:
+            self.options.add_run_config_entry("gpu_graph_id", str(next(self._captured)))
+
+    def __call__(self, batch: Batch) -> ort.OrtValue:
+        """Advance every row by its one token; returns logits (batch, 1, vocab) on the device, valid
+        until the next call."""
+        starts = batch.starts[:, None]
+        for name, array in (
+            ("input_ids", batch.ids),
+            ("position_ids", starts),
+            ("attention_mask", (self.places <= starts).astype(np.int64)),
+        ):
+            self.inputs[name].update_inplace(np.ascontiguousarray(array))
+        self.session.run_with_iobinding(self.binding, self.options)
+        return self.logits
 
 
 def _on_device(array: NDArray[Any], device: str) -> ort.OrtValue:
@@ -128,31 +195,36 @@ def _on_device(array: NDArray[Any], device: str) -> ort.OrtValue:
 class OnnxRunner:
     """A Runner on onnxruntime. `taps` are the names that the file carries."""
 
-    def __init__(self, path: Path, session: ort.InferenceSession, device: str) -> None:
+    def __init__(
+        self, path: Path, session: ort.InferenceSession, device: str, cuda_graphs: bool = False
+    ) -> None:
         meta = session.get_modelmeta().custom_metadata_map
         self.path, self.session, self.device, self.metadata = path, session, device, dict(meta)
+        self.cuda_graphs = cuda_graphs
         try:
             self.config = GPT2Config.from_hf(json.loads(meta["gpt2kit.config"]))
             self.source = Source(meta["gpt2kit.model"], meta["gpt2kit.revision"] or None)
             self.taps: tuple[str, ...] = tuple(json.loads(meta["gpt2kit.taps"]))
             self.dtype: str = meta["gpt2kit.dtype"]
             self.profile: str = meta["gpt2kit.profile"]
+            self.quantize: str | None = meta.get("gpt2kit.quantize") or None
         except (KeyError, ValueError) as error:
             raise EngineError(
                 f"{path}: not made by gpt2kit; make it with `gpt2kit export --onnx`"
             ) from error
         self.tokenizer = Tokenizer.from_folder(path.parent)
-        parts = [f"{i}.{part}" for i in range(self.config.n_layer) for part in ("key", "value")]
-        self._past_names = [f"past_key_values.{part}" for part in parts]
-        self._present_names = [f"present.{part}" for part in parts]
+        self._past_names = past_names(self.config.n_layer)
+        self._present_names = present_names(self.config.n_layer)
         self._run_options = ort.RunOptions()
         self._run_options.only_execute_path_to_fetches = True
+        if cuda_graphs:
+            self._run_options.add_run_config_entry("gpu_graph_id", "-1")  # do not capture
 
     def __repr__(self) -> str:
         c = self.config
         return (
             f"OnnxRunner({self.path.name}: {self.source}, {c.n_layer} layers, {c.n_head} heads, "
-            f"d_model {c.n_embd}, {self.profile} {self.dtype} on {self.device}, "
+            f"d_model {c.n_embd}, {self.profile} {self.quantize or self.dtype} on {self.device}, "
             f"{len(self.taps)} taps)"
         )
 
@@ -165,18 +237,44 @@ class OnnxRunner:
         cache: KVCache | None = None,
         lengths: ArrayLike | None = None,
         last_only: bool = False,
+        top_k: int | None = None,
     ) -> Run:
         """See `Runner.run`."""
         if edits:
             raise EditError(f"{self.path}: carries no edits; run them on the torch engine")
         wanted = self._wanted(taps)
-        batch = prepare(ids, lengths, cache, self.config)
+        batch = prepare(ids, lengths, cache, self.config, top_k)
         if cache is not None and type(cache) is not self._cache_type:
             raise InputError(f"this engine needs a cache of its own, got {type(cache).__name__}")
         if isinstance(cache, InPlaceCache) or (cache is None and self.profile == "fused"):
-            return self._run_in_place(batch, cache, wanted, last_only)
-        assert cache is None or isinstance(cache, OnnxCache)
-        return self._run_growing(batch, cache, wanted, last_only)
+            if cache is not None and batch.ids.shape[1] == 1 and not wanted:
+                return self._decode(batch, cache, top_k)
+            run = self._run_in_place(batch, cache, wanted, last_only)
+        else:
+            assert cache is None or isinstance(cache, OnnxCache)
+            run = self._run_growing(batch, cache, wanted, last_only)
+        if top_k is None:
+            return run
+        logits, top_ids = largest(run.logits, top_k)
+        return replace(run, logits=logits, top_ids=top_ids)
+
+    def _decode(self, batch: Batch, cache: InPlaceCache, top_k: int | None) -> Run:
+        """One token a row, in the fused graph."""
+        decoder = cache.decoder or _Decoder(self, cache.past, cache.max_length)
+        logits, top_ids = self._take(self._attempt(partial(decoder, batch)), top_k)
+        cache.spent = True
+        advanced = InPlaceCache(cache.past, batch.starts + 1, cache.max_length, decoder)
+        return Run(logits, TapDict({}, self.config.n_layer), advanced, top_ids)
+
+    def _take(
+        self, logits: ort.OrtValue, top_k: int | None
+    ) -> tuple[Floats, NDArray[np.int64] | None]:
+        """Copy logits from the device, or no more than the k largest."""
+        if top_k is None:
+            return logits.numpy(), None
+        if self.device == "cuda":
+            return self._top_k(logits, top_k)
+        return largest(logits.numpy(), top_k)
 
     def _run_growing(
         self, batch: Batch, cache: OnnxCache | None, wanted: tuple[str, ...], last_only: bool
@@ -262,7 +360,7 @@ class OnnxRunner:
             "position_ids": np.broadcast_to(positions, batch.ids.shape),
         }
         if kept is not None:
-            feeds["logits_positions"] = kept
+            feeds[LOGITS_POSITIONS] = kept
         for name, array in feeds.items():
             binding.bind_cpu_input(name, np.ascontiguousarray(array))
         for name, value in zip(self._past_names, past, strict=True):
@@ -274,12 +372,15 @@ class OnnxRunner:
                 binding.bind_output(name, self.device)
             else:
                 binding.bind_ortvalue_output(name, buffer)
-        try:
-            self.session.run_with_iobinding(binding, self._run_options)
-        except Exception as error:  # onnxruntime's exceptions share no base of their own
-            raise EngineError(f"{self.path}: {_reason(str(error), 'run')}") from error
+        self._attempt(lambda: self.session.run_with_iobinding(binding, self._run_options))
         outputs: list[ort.OrtValue] = binding.get_outputs()
         return outputs
+
+    def _attempt(self, run: Callable[[], T]) -> T:
+        try:
+            return run()
+        except Exception as error:  # onnxruntime's exceptions share no base of their own
+            raise EngineError(f"{self.path}: {_reason(str(error), 'run')}") from error
 
     @property
     def _cache_type(self) -> type[KVCache]:
@@ -307,6 +408,10 @@ class OnnxRunner:
             for _ in range(count if length else 1)
         ]
         return values if length else values * count
+
+    @cached_property
+    def _top_k(self) -> TopK:
+        return TopK(_providers(self.device))
 
     @cached_property
     def _readout(self) -> ReadoutGraph:

@@ -22,8 +22,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from exporters.graphs import LOGITS_POSITIONS
+from exporters.cost import Cost, cost
+from exporters.interface import LOGITS_POSITIONS, past_names, present_names
 from exporters.onnx_runner import InPlaceCache, OnnxCache, OnnxRunner, open_onnx
+from exporters.quantize import pack, unpack
 from gpt2kit.checkpoint import weights_sha256
 from gpt2kit.errors import CheckpointError, ParityError
 from gpt2kit.model import GPT2
@@ -32,7 +34,10 @@ from gpt2kit.runner import KVCache, Run
 from gpt2kit.taps import axes_of, tap_axes
 from gpt2kit.torch_runner import DTYPES, TorchCache, TorchRunner, load
 
-TOLERANCE = {"float32": 1e-4, "float16": 2e-2}  # of the error defined above
+# Of the error defined above. Quantised files are compared with their own weights in float32, but
+# onnxruntime also rounds their activations to 8 bits, which a single value may feel much; what they
+# say as a whole is held to the bounds of `exporters.cost`.
+TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "int8": 0.4, "int4": 0.4}
 DECODE_STEPS = 32
 
 
@@ -40,6 +45,8 @@ DECODE_STEPS = 32
 class Report:
     """What was compared and how far apart it was.
 
+    dtype: of the weights: "float32", "float16", "int8", "int4".
+    cost: what quantisation did to the predictions, if the file is quantised.
     worst: quantity ("logits", "present.3.key", or a tap) -> (error, the case it occurred in),
            in the order of the forward pass.
     top1, positions: at how many positions both engines rank the same token first, of how many.
@@ -53,6 +60,7 @@ class Report:
     top1: int
     positions: int
     missed: int
+    cost: Cost | None = None
 
     @property
     def diverged(self) -> str | None:
@@ -64,7 +72,7 @@ class Report:
     @property
     def passed(self) -> bool:
         """Whether every quantity is within tolerance, and the same token leads everywhere."""
-        return self.diverged is None and not self.missed
+        return self.diverged is None and not self.missed and (self.cost is None or self.cost.fits)
 
     def raise_if_failed(self) -> None:
         """Raise ParityError, naming the first divergence, unless the report passed."""
@@ -76,6 +84,11 @@ class Report:
             )
         if self.missed:
             raise ParityError(f"torch and ONNX rank another token first at {self.missed} positions")
+        if self.cost is not None and not self.cost.fits:
+            raise ParityError(
+                f"{self.dtype} costs this model too much: a KL divergence of {self.cost.kl:.3g} "
+                f"nats, the bound is {self.cost.bound:g}; take int8, or leave --quantize out"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: the worst error of every quantity (None: not finite), and the verdict."""
@@ -87,7 +100,7 @@ class Report:
             "top1": [self.top1, self.positions],
             "worst": {q: [_number(error), case] for q, (error, case) in self.worst.items()},
             "diverged": self.diverged,
-        }
+        } | ({"cost": self.cost.to_json()} if self.cost else {})
 
     def kinds(self) -> dict[str, tuple[float, str, str]]:
         """Kind of quantity (logits, keys, values, or a tap without its layer) -> its worst error,
@@ -143,16 +156,21 @@ def check(runner: TorchRunner, path: Path) -> Report:
 
 def compare(runner: TorchRunner, onnx: OnnxRunner) -> Report:
     """Run every case on both engines."""
+    precision = onnx.quantize or onnx.dtype
     reference = rounded(runner, DTYPES[onnx.dtype])
-    tally = _Tally(TOLERANCE[onnx.dtype])
+    loss = None
+    if onnx.quantize:
+        loss = cost(reference, onnx)
+        packed = pack(on_cpu(runner.model, torch.float32), onnx.quantize)
+        reference = TorchRunner(unpack(packed), runner.tokenizer, runner.source)
+    tally = _Tally(TOLERANCE[precision])
     for case, torch_side, onnx_side in _cases(reference, onnx):
         tally.add(case, torch_side, onnx_side, onnx.config.n_layer)
     order = _forward_order(onnx)
     worst = {name: tally.worst[name] for name in sorted(tally.worst, key=order.__getitem__)}
     cases = tuple(dict.fromkeys(tally.cases))
-    return Report(
-        onnx.dtype, tally.tolerance, cases, worst, tally.top1, tally.positions, tally.missed
-    )
+    counts = tally.top1, tally.positions, tally.missed
+    return Report(precision, tally.tolerance, cases, worst, *counts, cost=loss)
 
 
 def rounded(runner: TorchRunner, dtype: torch.dtype) -> TorchRunner:
@@ -301,17 +319,20 @@ def _kv(cache: KVCache) -> dict[str, list[Floats]]:
             for part, x in (("key", cache.keys[layer]), ("value", cache.values[layer])):
                 rows = zip(x, cache.lengths, strict=True)
                 out[f"present.{layer}.{part}"] = [row[:, : int(n)].numpy() for row, n in rows]
-    elif isinstance(cache, InPlaceCache):
-        for i, value in enumerate(cache.past):
-            rows = zip(value.numpy().astype(np.float32), cache.lengths, strict=True)
-            name = f"present.{i // 2}.{('key', 'value')[i % 2]}"
-            out[name] = [row[:, : int(n)] for row, n in rows]
-    elif isinstance(cache, OnnxCache):
-        for i, value in enumerate(cache.past):
-            rows = zip(value.numpy().astype(np.float32), cache.slots, strict=True)
-            name = f"present.{i // 2}.{('key', 'value')[i % 2]}"
+    elif isinstance(cache, OnnxCache | InPlaceCache):
+        names = present_names(len(cache.past) // 2)
+        for name, value in zip(names, cache.past, strict=True):
+            rows = zip(value.numpy().astype(np.float32), _slots(cache), strict=True)
             out[name] = [row[:, held] for row, held in rows]
     return out
+
+
+def _slots(cache: OnnxCache | InPlaceCache) -> NDArray[np.bool_]:
+    """(batch, slots) which places of the cache hold a token."""
+    if isinstance(cache, OnnxCache):
+        return cache.slots
+    held: NDArray[np.bool_] = np.arange(cache.max_length) < cache.lengths[:, None]
+    return held
 
 
 def _foreign(
@@ -338,11 +359,7 @@ def _foreign(
     for chunk, valid in chunks:
         seen = np.concatenate([seen, valid], 1)
         outputs = _raw(onnx, chunk, seen, past)
-        past = [
-            outputs[f"present.{i}.{part}"]
-            for i in range(onnx.config.n_layer)
-            for part in ("key", "value")
-        ]
+        past = [outputs[name] for name in present_names(onnx.config.n_layer)]
         runs, starts = [], [cache.lengths for cache in caches]
         for row, cache in enumerate(caches):
             runs.append(reference.run(chunk[row][valid[row]], taps=onnx.taps, cache=cache))
@@ -368,8 +385,7 @@ def _raw(
     """Every output of the graph, by name, with positions counted from the mask."""
     positions = np.maximum(seen.cumsum(1) - 1, 0)[:, -ids.shape[1] :]
     feeds = {"input_ids": ids, "attention_mask": seen.astype(np.int64), "position_ids": positions}
-    for i, x in enumerate(past):
-        feeds[f"past_key_values.{i // 2}.{('key', 'value')[i % 2]}"] = x
+    feeds |= dict(zip(past_names(onnx.config.n_layer), past, strict=True))
     if onnx.profile == "fused":
         feeds[LOGITS_POSITIONS] = np.arange(ids.shape[1])[None]
     names = [output.name for output in onnx.session.get_outputs()]

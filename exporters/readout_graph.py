@@ -13,10 +13,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper, parser
 
-# DTYPE and EPSILON are filled in. Statistics are float32 whatever the weights are. `targets` and
-# `reference` have defaults, so both are optional; outputs that are not fetched are not computed.
+# DTYPE, EPSILON and UNEMBED are filled in. Statistics are float32 whatever the weights are.
+# `targets` and `reference` have defaults, so both are optional; only what is fetched is computed.
 _GRAPH = """
-<ir_version: 10, opset_import: ["" : 18]>
+<ir_version: 10, opset_import: ["" : 18, "com.microsoft" : 1]>
 readout (DTYPE[rows, d_model] resid, int64[one] k, int64[rows, n] targets,
          float[rows, vocab] reference)
     => (float[rows, vocab] logprobs, int64[rows, top] top_ids, float[rows, top] top_logprobs,
@@ -25,7 +25,7 @@ readout (DTYPE[rows, d_model] resid, int64[one] k, int64[rows, n] targets,
 <int64[1] last = {-1}, int64[1] start = {0}, int64[1] one = {1}>
 {
     normed = LayerNormalization <axis = -1, epsilon = EPSILON> (resid, gain, bias)
-    narrow = Gemm <transB = 1> (normed, unembedding)
+    UNEMBED
     logits = Cast <to = 1> (narrow)
     logprobs = LogSoftmax <axis = -1> (logits)
     top_logprobs, top_ids = TopK <axis = -1> (logprobs, k)
@@ -49,6 +49,11 @@ readout (DTYPE[rows, d_model] resid, int64[one] k, int64[rows, n] targets,
     target_ranks = ReduceSum <keepdims = 0> (ones, last)
 }
 """
+_PLAIN = "narrow = Gemm <transB = 1> (normed, unembedding)"
+_QUANTISED = """
+    scales = Cast <to = 1> (narrow_scales)
+    narrow = com.microsoft.MatMulNBits <ATTRIBUTES> (normed, packed, scales, zeros)
+"""
 
 
 class ReadoutGraph:
@@ -57,12 +62,11 @@ class ReadoutGraph:
     def __init__(
         self, path: Path, epsilon: float, options: ort.SessionOptions, **session: Any
     ) -> None:
-        weights = _weights(path)
-        kind = {"float32": "float", "float16": "float16"}[weights["unembedding"].dtype.name]
-        self.dtype = weights["unembedding"].dtype
-        model = parser.parse_model(
-            _GRAPH.replace("DTYPE", kind).replace("EPSILON", f"{epsilon:.12f}")
-        )
+        weights, unembed = _weights(path)
+        self.dtype = weights["gain"].dtype
+        kind = {"float32": "float", "float16": "float16"}[self.dtype.name]
+        text = _GRAPH.replace("DTYPE", kind).replace("EPSILON", f"{epsilon:.12f}")
+        model = parser.parse_model(text.replace("UNEMBED", unembed))
         defaults = {"targets": np.zeros((1, 1), np.int64), "reference": np.zeros((1, 1), "f4")}
         for name, value in defaults.items():
             model.graph.initializer.append(numpy_helper.from_array(value, name))
@@ -100,15 +104,25 @@ class ReadoutGraph:
         return dict(zip(names, self.session.run(names, feeds, self._quick), strict=True))
 
 
-def _weights(path: Path) -> dict[str, NDArray[Any]]:
-    """The weights that a readout needs, from an exported file; external data stays on disk.
+def _weights(path: Path) -> tuple[dict[str, NDArray[Any]], str]:
+    """The weights that a readout needs, from an exported file, and the nodes that unembed.
 
-    They are found by their use, not by name: weights that are equal share one initializer.
+    They are found by their use, not by name: weights that are equal share one initializer. External
+    data stays on disk.
     """
     last = {node.op_type: node for node in onnx_ir.load(path).graph}
-    norm, unembed = last["LayerNormalization"].inputs, last["Gemm"].inputs
-    used = {"gain": norm[1], "bias": norm[2], "unembedding": unembed[1]}
-    return {name: np.ascontiguousarray(_value(value)) for name, value in used.items()}
+    norm, quantised = last["LayerNormalization"].inputs, last.get("MatMulNBits")
+    used = {"gain": norm[1], "bias": norm[2]}
+    if quantised is None:
+        used["unembedding"], nodes = last["Gemm"].inputs[1], _PLAIN
+    else:
+        _, used["packed"], scales, used["zeros"], *_ = quantised.inputs
+        assert scales is not None
+        cast = scales.producer()
+        used["narrow_scales"] = cast.inputs[0] if cast else scales
+        given = (f"{name} = {attribute.value}" for name, attribute in quantised.attributes.items())
+        nodes = _QUANTISED.replace("ATTRIBUTES", ", ".join(given))
+    return {name: np.ascontiguousarray(_value(value)) for name, value in used.items()}, nodes
 
 
 def _value(initializer: onnx_ir.Value | None) -> NDArray[Any]:

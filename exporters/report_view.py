@@ -18,5 +18,12 @@ def show(report: Report, console: Console) -> None:
     console.print(f"same top token at {report.top1} of {report.positions} positions")
     verdict = "[green]torch and ONNX agree[/]" if report.passed else "[red]they do not agree[/]"
     console.print(f"{verdict} (tolerance {report.tolerance:.0e} for {report.dtype})")
+    if report.cost:
+        c = report.cost
+        console.print(
+            f"quantised to {c.kind}: KL divergence {c.kl:.4f} nats (bound {c.bound:g}), same top "
+            f"token {c.top1:.1%}, perplexity {c.perplexity[0]:.2f} -> {c.perplexity[1]:.2f}\n"
+            f"(against float32, on {c.tokens} tokens: {c.text})"
+        )
     if report.diverged:
         console.print(f"they part first at {report.diverged}")

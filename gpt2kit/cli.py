@@ -258,6 +258,7 @@ def lens(
 @model_options
 @click.option("--profile", default="portable", show_default=True, help="portable or fused.")
 @click.option("--dtype", default="float32", show_default=True, help="float32 or float16.")
+@click.option("--quantize", metavar="BITS", help="int8 or int4 weights; says what that costs.")
 @click.option("--taps", multiple=True, metavar="GLOB", help="Taps to carry; repeatable.")
 @click.option("--opset", default=23, show_default=True, help="ONNX operator set, 18 to 24.")
 @click.option("--external-data", is_flag=True, help="Weights in FILE.data (always above 2 GB).")
@@ -269,6 +270,7 @@ def export(
     revision: str | None,
     profile: str,
     dtype: str,
+    quantize: str | None,
     taps: tuple[str, ...],
     opset: int,
     external_data: bool,
@@ -300,6 +302,7 @@ def export(
             taps=taps,
             profile=profile,
             dtype=dtype,
+            quantize=quantize,
             opset=opset,
             external_data=external_data,
             overwrite=overwrite,

@@ -56,14 +56,17 @@ class Run:
     """What one run gives.
 
     logits: (batch, pos, vocab), or (batch, 1, vocab) with last_only; float32 (float64 if the model
-            is). Rows shorter than the longest hold undefined values past their length.
+            is). Rows shorter than the longest hold undefined values past their length. With top_k,
+            the last axis is the k largest, largest first.
     taps:   any spelling of a tap -> its value after edits, axes as in `gpt2kit.taps`.
     cache:  the advanced cache, if one was given.
+    top_ids: with top_k, the tokens of these logits, of the same shape; else None.
     """
 
     logits: Floats
     taps: TapDict[Floats]
     cache: KVCache | None
+    top_ids: Ints | None = None
 
 
 class Runner(Protocol):
@@ -87,6 +90,7 @@ class Runner(Protocol):
         cache: KVCache | None = None,
         lengths: ArrayLike | None = None,
         last_only: bool = False,
+        top_k: int | None = None,
     ) -> Run:
         """Run token ids (batch, pos), or one row, or rows of unequal length.
 
@@ -95,6 +99,7 @@ class Runner(Protocol):
         cache:   from `new_cache` or an earlier run; positions go on where it ended.
         lengths: (batch,) how many of the columns of `ids` are tokens; the rest is right padding.
         last_only: logits of the last token of each row alone.
+        top_k:   only the k largest logits of each position, and which tokens they belong to.
         """
         ...
 
@@ -154,9 +159,15 @@ class Batch:
 
 
 def prepare(
-    ids: Ids, lengths: ArrayLike | None, cache: KVCache | None, config: GPT2Config
+    ids: Ids,
+    lengths: ArrayLike | None,
+    cache: KVCache | None,
+    config: GPT2Config,
+    top_k: int | None = None,
 ) -> Batch:
     """Check what a run was given. Raises InputError before any work is done."""
+    if top_k is not None and not 1 <= top_k <= config.vocab_size:
+        raise InputError(f"top_k = {top_k} must be from 1 to {config.vocab_size}, the vocabulary")
     rows, lengths = _rectangle(ids, lengths)
     if rows.min() < 0 or rows.max() >= config.vocab_size:
         bad = rows.min() if rows.min() < 0 else rows.max()
@@ -262,9 +273,13 @@ def steps(
     def generator() -> Iterator[Ints]:
         cache: KVCache | None = runner.new_cache(len(batch.ids), total - 1)
         rows, sizes = batch.ids, batch.lengths
+        candidates = sampler.candidates or runner.config.vocab_size
         for _ in range(max_new_tokens):
-            run = runner.run(rows, lengths=sizes, cache=cache, edits=edits, last_only=True)
-            chosen = sampler.pick(run.logits[:, -1])
+            run = runner.run(
+                rows, lengths=sizes, cache=cache, edits=edits, last_only=True, top_k=candidates
+            )
+            assert run.top_ids is not None
+            chosen = sampler.pick(run.logits[:, -1], run.top_ids[:, -1])
             yield chosen
             rows, sizes, cache = chosen[:, None], np.ones_like(sizes), run.cache
 

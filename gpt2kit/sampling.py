@@ -48,22 +48,27 @@ class Sampler:
         if self.top_k is not None and self.top_k > vocab_size:
             raise InputError(f"top_k = {self.top_k} is more than the vocabulary of {vocab_size}")
 
-    def pick(self, logits: NDArray[np.floating]) -> NDArray[np.int64]:
-        """(batch, vocab) logits -> (batch,) token ids."""
+    @property
+    def candidates(self) -> int | None:
+        """How many of the likeliest tokens `pick` wants to see; None for all."""
+        return 1 if self.greedy else self.top_k
+
+    def pick(self, logits: NDArray[np.floating], ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Logits of the candidates, largest first, and their ids, both (batch, candidates) ->
+        (batch,) token ids."""
         if np.isnan(logits).any():
             raise GPT2KitError("the model's logits are not numbers; try --dtype float32")
         if self.greedy:
-            return np.asarray(logits.argmax(-1), np.int64)
+            return ids[:, 0]
         while len(self._streams) < len(logits):
             self._streams.append(np.random.default_rng([self.seed or 0, len(self._streams)]))
-        rows = zip(logits, self._streams, strict=False)
-        return np.array([self._draw(row, stream) for row, stream in rows])
+        rows = zip(logits, ids, self._streams, strict=False)
+        return np.array([self._draw(*row) for row in rows])
 
-    def _draw(self, logits: NDArray[np.floating], stream: np.random.Generator) -> int:
-        k = self.top_k or len(logits)
-        ids = np.argpartition(logits, -k)[-k:] if k < len(logits) else np.arange(len(logits))
-        ids = ids[np.argsort(-logits[ids], kind="stable")]
-        below = logits[ids].astype(np.float64) - logits[ids[0]]
+    def _draw(
+        self, logits: NDArray[np.floating], ids: NDArray[np.int64], stream: np.random.Generator
+    ) -> int:
+        below = logits.astype(np.float64) - logits[0]
         with np.errstate(over="ignore"):  # a temperature near 0 sends all but the first to -inf
             p = np.exp(below / self.temperature)
         p /= p.sum()
@@ -71,3 +76,19 @@ class Sampler:
             p = p[: int(np.searchsorted(p.cumsum(), self.top_p)) + 1]
         cumulative = p.cumsum()
         return int(ids[np.searchsorted(cumulative, stream.random() * cumulative[-1], "right")])
+
+
+def largest(logits: NDArray[np.floating], k: int) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
+    """The k largest of (…, vocab), largest first and ties by id, and their ids: both (…, k).
+
+    NaN counts as larger than any number, so that it is not overlooked.
+    """
+    if k == 1:
+        ids = logits.argmax(-1)[..., None]
+    else:
+        vocab = logits.shape[-1]
+        ids = np.argpartition(logits, vocab - k)[..., vocab - k :] if k < vocab else None
+        ids = np.broadcast_to(np.arange(vocab), logits.shape) if ids is None else np.sort(ids)
+        order = np.argsort(-np.take_along_axis(logits, ids, -1), kind="stable")
+        ids = np.take_along_axis(ids, order, -1)
+    return np.take_along_axis(logits, ids, -1), ids

@@ -17,6 +17,7 @@ from gpt2kit.errors import EditError, InputError
 from gpt2kit.model import GPT2, Cache, Hooks, at_least_float32
 from gpt2kit.readout import Floats, Ints, Readout, tiled
 from gpt2kit.runner import Batch, Ids, KVCache, Run, Source, prepare
+from gpt2kit.sampling import largest
 from gpt2kit.taps import TapDict, resolve_one
 from gpt2kit.tokenizer import Tokenizer
 
@@ -143,11 +144,12 @@ class TorchRunner:
         cache: KVCache | None = None,
         lengths: ArrayLike | None = None,
         last_only: bool = False,
+        top_k: int | None = None,
     ) -> Run:
         """See `Runner.run`. An edit may also be (tap, function of the tensor at that tap)."""
         if cache is not None and not isinstance(cache, TorchCache):
             raise InputError(f"this engine needs a cache of its own, got {type(cache).__name__}")
-        batch = prepare(ids, lengths, cache, self.config)
+        batch = prepare(ids, lengths, cache, self.config, top_k)
         functions = self._functions(edits, batch.chunk(cached=cache is not None))
         hooks = Hooks(self.config.n_layer, taps, functions)
         x = self.model.hidden(
@@ -159,14 +161,13 @@ class TorchRunner:
         )
         if last_only:
             x = x[torch.arange(len(x)), self._tensor(batch.lengths - 1)][:, None]
-        logits = _numpy(self.model.unembed(x))
+        logits, top_ids = _largest(self.model.unembed(x), top_k)
         taken = TapDict({k: _numpy(v) for k, v in hooks.values.items()}, self.config.n_layer)
         if cache is None:
-            return Run(logits, taken, None)
+            return Run(logits, taken, None, top_ids)
         cache.spent = True
-        return Run(
-            logits, taken, TorchCache(cache.keys, cache.values, batch.starts + batch.lengths)
-        )
+        advanced = TorchCache(cache.keys, cache.values, batch.starts + batch.lengths)
+        return Run(logits, taken, advanced, top_ids)
 
     def new_cache(self, batch_size: int = 1, max_length: int | None = None) -> TorchCache:
         """An empty cache for `batch_size` rows of at most `max_length` positions."""
@@ -283,6 +284,16 @@ class TorchRunner:
     def _apply(change: Affine, x: Tensor) -> Tensor:
         keep, add = (torch.from_numpy(part).to(x.device, x.dtype) for part in change)
         return torch.addcmul(add, keep, x)
+
+
+def _largest(logits: Tensor, k: int | None) -> tuple[Floats, Ints | None]:
+    """All logits, or on a device the k largest, so that no more leaves it."""
+    if k is None:
+        return _numpy(logits), None
+    if logits.device.type == "cpu":  # numpy selects k of a vocabulary faster than torch does
+        return largest(_numpy(logits), k)
+    top = logits.topk(k)
+    return _numpy(top.values), top.indices.cpu().numpy()
 
 
 def _checked(tap: str, function: Function, x: Tensor) -> Tensor:

@@ -1,0 +1,17 @@
+"""Names of the inputs and outputs that a graph has beside `input_ids`, `attention_mask`,
+`position_ids` and `logits`; but for the last, those of the ecosystem's own exports."""
+
+from __future__ import annotations
+
+
+def past_names(n_layer: int) -> list[str]:
+    """Inputs with the cached keys and values, (batch, head, past, d_head) each."""
+    return [f"past_key_values.{i}.{part}" for i in range(n_layer) for part in ("key", "value")]
+
+
+def present_names(n_layer: int) -> list[str]:
+    """Outputs with the keys and values to go on from, in the order of `past_names`."""
+    return [f"present.{i}.{part}" for i in range(n_layer) for part in ("key", "value")]
+
+
+LOGITS_POSITIONS = "logits_positions"  # fused profile only: which columns get logits

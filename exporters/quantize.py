@@ -1,0 +1,145 @@
+"""Weight-only quantisation to 8 or 4 bits, packed by onnxruntime's own quantiser.
+
+A matrix is cut into blocks along its input axis; each block has integers, a float16 scale and a
+zero point. onnxruntime multiplies them as they are (MatMulNBits at accuracy level 4: activations
+are rounded to 8 bits a block, products are summed in whole numbers). The unembedding always has
+8 bits, and the embedding reads the very same copy. Biases, norms and positions stay float32.
+
+The packed model is the module that is traced, with its matrices replaced; `dequantised` is the same
+weights as plain floats, to compare with.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from onnxruntime.capi import _pybind_state as quantiser
+from torch import Tensor, nn
+
+from gpt2kit.errors import ExportError
+from gpt2kit.model import GPT2, Conv1D
+
+BITS = {"int8": 8, "int4": 4}
+HEAD_BITS = 8  # 4 bits there cost more than in all the blocks together
+LONGEST_BLOCK = {8: 128, 4: 64}  # weights that share a scale
+SHORTEST_BLOCK = 16
+
+
+class Packed(nn.Module):
+    """A matrix (out, in) as whole numbers in blocks along `in`."""
+
+    def __init__(self, weight: Tensor, bits: int) -> None:
+        super().__init__()
+        self.n_out, self.n_in = weight.shape
+        self.bits, self.block = bits, _block(self.n_in, bits)
+        blocks = self.n_in // self.block
+        packed = np.zeros((self.n_out, blocks, self.block * bits // 8), np.uint8)
+        scales = np.zeros((self.n_out, blocks), np.float32)
+        zeros = np.zeros((self.n_out, -(-blocks * bits // 8)), np.uint8)
+        # What onnxruntime.quantization calls; that package would set up logging when imported.
+        fill = quantiser.quantize_matmul_8bits if bits == 8 else quantiser.quantize_matmul_4bits
+        values = weight.T.contiguous().numpy()
+        fill(packed, values, scales, zeros, self.block, self.n_out, self.n_in, False)
+        self.packed: Tensor  # (out, blocks, block * bits / 8) uint8
+        self.scales: Tensor  # (out, blocks) float16
+        self.zeros: Tensor  # (out, blocks * bits / 8, rounded up) uint8
+        self.register_buffer("packed", torch.from_numpy(packed))
+        self.register_buffer("scales", torch.from_numpy(scales).half())
+        self.register_buffer("zeros", torch.from_numpy(zeros))
+
+    def dequantised(self) -> Tensor:
+        """(out, in) float32."""
+        q = _unpack(self.packed, self.bits).float()
+        zeros = _unpack(self.zeros, self.bits)[:, : q.shape[1], None].float()
+        return ((q - zeros) * self.scales[:, :, None].float()).flatten(1)
+
+    def multiply(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x (…, in) -> (…, out), as one node of a trace."""
+        return torch.onnx.ops.symbolic(
+            "com.microsoft::MatMulNBits",
+            (x, self.packed, self.scales.float(), self.zeros, None, bias),
+            attrs={
+                "K": self.n_in,
+                "N": self.n_out,
+                "bits": self.bits,
+                "block_size": self.block,
+                "accuracy_level": 4,
+            },
+            dtype=torch.float32,
+            shape=(*x.shape[:-1], self.n_out),
+            version=1,
+        )
+
+
+class PackedLinear(nn.Module):
+    """Conv1D over a packed matrix."""
+
+    def __init__(self, linear: Conv1D, bits: int) -> None:
+        super().__init__()
+        self.weight, self.bias = Packed(linear.weight.T, bits), linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, in) -> (…, out)."""
+        return self.weight.multiply(x, self.bias)
+
+
+class PackedTable(nn.Module):
+    """Embedding and unembedding over one packed matrix (vocab, d_model)."""
+
+    def __init__(self, table: nn.Embedding) -> None:
+        super().__init__()
+        self.weight = Packed(table.weight, HEAD_BITS)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(batch, pos) -> (batch, pos, d_model)."""
+        w = self.weight
+        parts = torch.onnx.ops.symbolic(
+            "com.microsoft::GatherBlockQuantized",
+            (w.packed, ids, w.scales.float()[:, :, None], w.zeros[:, :, None]),
+            attrs={"gather_axis": 0, "quantize_axis": 2, "block_size": w.block, "bits": w.bits},
+            dtype=torch.float32,
+            shape=(*ids.shape, w.n_in // w.block, w.block),
+            version=1,
+        )
+        return parts.flatten(2)
+
+
+def pack(model: GPT2, kind: str) -> GPT2:
+    """Pack the matrices of `model` in place; it can then be traced, not run."""
+    if model.config.n_embd % SHORTEST_BLOCK:
+        raise ExportError(
+            f"a d_model of {model.config.n_embd} cannot be quantised: it is not a multiple of "
+            f"{SHORTEST_BLOCK}"
+        )
+    for name, module in list(model.named_modules()):
+        if isinstance(module, Conv1D):
+            model.set_submodule(name, PackedLinear(module, BITS[kind]))
+    for name in ("wte",) if model.config.tie_word_embeddings else ("wte", "lm_head"):
+        table = model.get_submodule(name)
+        assert isinstance(table, nn.Embedding)
+        model.set_submodule(name, PackedTable(table))
+    return model
+
+
+def unpack(model: GPT2) -> GPT2:
+    """The plain float32 model that a packed one stands for."""
+    weights = {name: x for name, x in model.state_dict().items() if ".weight." not in name}
+    for name, module in model.named_modules():
+        if isinstance(module, PackedLinear):
+            weights[f"{name}.weight"] = module.weight.dequantised().T.contiguous()
+        elif isinstance(module, PackedTable):
+            weights[f"{name}.weight"] = module.weight.dequantised()
+    with torch.device("meta"):
+        out = GPT2(model.config)
+    out.load_state_dict(weights, assign=True)
+    return out.eval().requires_grad_(False)
+
+
+def _block(n_in: int, bits: int) -> int:
+    """The longest power of two up to LONGEST_BLOCK that divides the input axis."""
+    return min(LONGEST_BLOCK[bits], n_in & -n_in)
+
+
+def _unpack(x: Tensor, bits: int) -> Tensor:
+    """Bytes (…, n) -> (…, n * 8 / bits) whole numbers, low bits first."""
+    return x if bits == 8 else torch.stack([x & 15, x >> 4], -1).flatten(-2)
