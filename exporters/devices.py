@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from collections.abc import Iterable
 from importlib import metadata
@@ -113,6 +114,18 @@ def choose(device: str) -> str:
     if problems and device == "cuda":
         raise EngineError("device 'cuda' cannot be used: " + "; ".join(problems))
     return "cpu" if problems else "cuda"
+
+
+def physical_cores() -> int:
+    """Cores that this process may use, hyper-threads counted once where the system tells."""
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    cpus = os.sched_getaffinity(0)
+    topology = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+    try:
+        return len({Path(topology.format(cpu)).read_text(encoding="ascii") for cpu in cpus})
+    except OSError:
+        return len(cpus)
 
 
 def check_placement(session: ort.InferenceSession) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import ArrayLike, NDArray
 
-from exporters.devices import CPU, CUDA, check_placement, choose
+from exporters.devices import CPU, CUDA, check_placement, choose, physical_cores
 from exporters.interface import LOGITS_POSITIONS, past_names, present_names
 from exporters.readout_graph import ReadoutGraph
 from exporters.topk_graph import TopK
@@ -37,7 +37,7 @@ def open_onnx(
     """Open a file that `export_onnx` made; its tokenizer.json is read from the same folder.
 
     device: "cpu", "cuda", or "auto": CUDA where it works, else the CPU.
-    threads: for the CPU; by default onnxruntime's own choice.
+    threads: for the CPU; by default one a physical core.
     Raises EngineError if the file or the device cannot be used, saying what to do.
     """
     file = Path(path)
@@ -53,7 +53,7 @@ def open_onnx(
 def _options(threads: int | None) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors; they are raised as well
-    options.intra_op_num_threads = threads or 0
+    options.intra_op_num_threads = threads or physical_cores()
     return options
 
 
@@ -224,9 +224,19 @@ class OnnxRunner:
         c = self.config
         return (
             f"OnnxRunner({self.path.name}: {self.source}, {c.n_layer} layers, {c.n_head} heads, "
-            f"d_model {c.n_embd}, {self.profile} {self.quantize or self.dtype} on {self.device}, "
-            f"{len(self.taps)} taps)"
+            f"d_model {c.n_embd}, {self.profile} {self.quantize or self.dtype} on {self.provider}, "
+            f"{self.threads} threads, {len(self.taps)} taps)"
         )
+
+    @property
+    def provider(self) -> str:
+        """What computes: "CPUExecutionProvider" or "CUDAExecutionProvider"."""
+        return str(self.session.get_providers()[0])
+
+    @property
+    def threads(self) -> int:
+        """How many threads one operator is spread over on the CPU."""
+        return int(self.session.get_session_options().intra_op_num_threads)
 
     def run(
         self,
@@ -418,7 +428,7 @@ class OnnxRunner:
         return ReadoutGraph(
             self.path,
             self.config.layer_norm_epsilon,
-            _options(self.session.get_session_options().intra_op_num_threads),
+            _options(self.threads),
             providers=_providers(self.device),
         )
 

@@ -87,18 +87,27 @@ runner_options = _options(
 
 
 def _runner(
-    model: str, revision: str | None, onnx_file: str | None, device: str, dtype: str
+    model: str,
+    revision: str | None,
+    onnx_file: str | None,
+    device: str,
+    dtype: str,
+    threads: int | None = None,
 ) -> Runner:
     if onnx_file is None:
         from gpt2kit.torch_runner import load
 
+        if threads is not None:
+            import torch
+
+            torch.set_num_threads(threads)
         return load(model, revision=revision, device=device, dtype=dtype)
     for option in ("model", "revision", "dtype"):
         if _given(option):
             raise InputError(f"--{option} does not go with --onnx; the file has its own")
     from exporters import open_onnx
 
-    return open_onnx(onnx_file, device=device)
+    return open_onnx(onnx_file, device=device, threads=threads)
 
 
 def _given(option: str) -> bool:
@@ -338,6 +347,41 @@ def verify(path: str, model: str | None, device: str, as_json: bool) -> None:
     else:
         show(report, console)
     report.raise_if_failed()
+
+
+@main.command()
+@runner_options
+@click.option("--threads", type=int, help="On the CPU; by default one a physical core.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@debug_option
+def bench(
+    model: str,
+    revision: str | None,
+    onnx_file: str | None,
+    device: str,
+    dtype: str,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Measure a model on this machine.
+
+    Load time, prefill, decode, memory, and how far decode is from what the memory allows.
+    """
+    import json
+
+    from rich.console import Console
+
+    from exporters.bench import bench as run
+    from exporters.bench_view import show
+
+    if threads is not None and threads < 1:
+        raise InputError(f"--threads {threads} must be at least 1")
+    with Console(stderr=True).status("measuring"):
+        result = run(lambda: _runner(model, revision, onnx_file, device, dtype, threads))
+    if as_json:
+        click.echo(json.dumps(result.to_json(), indent=1))
+    else:
+        show(result, Console(highlight=False))
 
 
 @main.command()

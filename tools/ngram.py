@@ -38,7 +38,8 @@ def _discounts(counts: IntArray) -> FloatArray:
         return np.array([0.0, 0.5, 0.5, 0.5])
     y = n1 / (n1 + 2 * n2)
     raw = [0.0, 1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3]
-    return np.clip(np.array(raw), 0.0, [0.0, 1.0, 2.0, 3.0])
+    clipped: FloatArray = np.clip(np.array(raw), 0.0, [0.0, 1.0, 2.0, 3.0])
+    return clipped
 
 
 def _level(grams: IntArray, counts: IntArray, bits: int) -> _Level:

@@ -1,0 +1,165 @@
+"""What this model does on this machine: times, memory, and how far from the memory floor.
+
+A decode step has to read every weight once; the floor is the bytes of the weights over the read
+bandwidth of the machine, measured in the same run on the same number of threads.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exporters.onnx_runner import OnnxRunner
+from gpt2kit.runner import KVCache, Runner
+
+PREFILLS = (128, 512)
+DECODE_FROM, DECODE_STEPS = 128, 64
+_READ = 256 << 20  # bytes, far more than a cache holds
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Times are medians in milliseconds, sizes in bytes; None where it could not be measured.
+
+    engine: what ran, and how.
+    load_ms: from the name or path to the first logits.
+    prefill_ms: number of tokens -> time until the last token's logits.
+    decode_ms: one token more, with `decode_from` tokens and up to 64 more in the cache.
+    weights: bytes that a decode step reads. file: on disk.
+    peak: resident memory of this process at its largest.
+    bandwidth: bytes a second that `threads` threads read.
+    """
+
+    engine: str
+    threads: int
+    load_ms: float
+    prefill_ms: dict[int, float]
+    decode_ms: float
+    decode_from: int
+    weights: int
+    file: int | None
+    peak: int | None
+    bandwidth: float | None
+
+    @property
+    def floor_ms(self) -> float | None:
+        """The least that a decode step can take: weights / bandwidth."""
+        return 1e3 * self.weights / self.bandwidth if self.bandwidth else None
+
+    @property
+    def over_floor(self) -> float | None:
+        """`decode_ms` as a multiple of the floor."""
+        return self.decode_ms / self.floor_ms if self.floor_ms else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self) | {"floor_ms": self.floor_ms, "over_floor": self.over_floor}
+
+
+def bench(open_runner: Callable[[], Runner], *, repeats: int = 5) -> Bench:
+    """Measure in this process what `open_runner` opens."""
+    start = time.perf_counter()
+    runner = open_runner()
+    runner.run([0], last_only=True)
+    load_ms = 1e3 * (time.perf_counter() - start)
+    context = runner.config.n_positions
+    ids = np.random.default_rng(0).integers(0, runner.config.vocab_size, context)
+    sizes = [n for n in PREFILLS if n <= context] or [context]
+    prefill = {n: _prefill(runner, ids[:n], repeats) for n in sizes}
+    decode_from = min(DECODE_FROM, context // 2)
+    decode = _decode(runner, ids, decode_from)
+    weights, file, device = _sizes(runner)
+    threads = _threads(runner)
+    return Bench(
+        engine=repr(runner),
+        threads=threads,
+        load_ms=load_ms,
+        prefill_ms=prefill,
+        decode_ms=decode,
+        decode_from=decode_from,
+        weights=weights,
+        file=file,
+        peak=peak_memory(),
+        bandwidth=read_bandwidth(threads) if device == "cpu" else None,
+    )
+
+
+def _prefill(runner: Runner, ids: NDArray[np.int64], repeats: int) -> float:
+    """Median milliseconds from a prompt to its last logits, with a cache to go on from."""
+    times = []
+    for _ in range(repeats + 1):
+        cache = runner.new_cache(1)
+        start = time.perf_counter()
+        runner.run(ids, cache=cache, last_only=True, top_k=1)
+        times.append(1e3 * (time.perf_counter() - start))
+    return statistics.median(times[1:])
+
+
+def _decode(runner: Runner, ids: NDArray[np.int64], start_at: int) -> float:
+    """Median milliseconds a token."""
+    cache: KVCache | None = runner.new_cache(1)
+    cache = runner.run(ids[:start_at], cache=cache, last_only=True).cache
+    times = []
+    for token in ids[start_at : start_at + DECODE_STEPS]:
+        start = time.perf_counter()
+        cache = runner.run([int(token)], cache=cache, last_only=True, top_k=1).cache
+        times.append(1e3 * (time.perf_counter() - start))
+    return statistics.median(times)
+
+
+def _sizes(runner: Runner) -> tuple[int, int | None, str]:
+    """Bytes of the weights, bytes on disk, and "cpu" or another device."""
+    if isinstance(runner, OnnxRunner):
+        files = [runner.path, runner.path.with_name(f"{runner.path.name}.data")]
+        size = sum(file.stat().st_size for file in files if file.exists())
+        return size, size, runner.device
+    model: Any = getattr(runner, "model")  # noqa: B009
+    weights = sum(x.numel() * x.element_size() for x in model.parameters())
+    return weights, None, str(model.wte.weight.device.type)
+
+
+def _threads(runner: Runner) -> int:
+    if isinstance(runner, OnnxRunner):
+        return runner.threads
+    import torch
+
+    return torch.get_num_threads()
+
+
+def read_bandwidth(threads: int) -> float:
+    """Bytes a second that `threads` threads read from memory; the best of several tries."""
+    parts = np.split(np.ones(threads * _READ // 8), threads)
+    best = float("inf")
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(7):
+            start = time.perf_counter()
+            list(pool.map(np.max, parts))
+            best = min(best, time.perf_counter() - start)
+    return threads * _READ / best
+
+
+def peak_memory() -> int | None:
+    """Bytes that this process had resident at its largest; None where the system does not tell."""
+    try:  # unlike ru_maxrss, this does not start at the parent's size
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return next(
+            1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")
+        )
+    except (OSError, StopIteration):
+        pass
+    try:
+        import resource
+    except ImportError:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )

@@ -1,0 +1,117 @@
+"""Everything that decides which weights come out: the model's shape, the schedule, the batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from corpus import IGNORED, IntArray
+
+from gpt2kit.config import GPT2Config
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides which weights come out. Lengths are in tokens."""
+
+    vocab_size: int = 4096
+    n_positions: int = 256
+    n_embd: int = 192
+    n_layer: int = 6
+    n_head: int = 6
+    held_out: float = 0.05
+    steps: int = 4000
+    short_steps: int = 300
+    batch_rows: int = 16
+    repeat_rows: int = 4
+    learning_rate: float = 0.003
+    weight_decay: float = 0.1
+    warmup: int = 100
+    seed: int = 0
+
+    def phase(self, step: int) -> tuple[int, int]:
+        """Context, and how many of the rows are repeated tokens, in step `step`.
+
+        Training begins with rows cut into short ones, most of them repeated tokens: with few places
+        to look at, heads find the earlier copy within a few hundred steps. At full length from the
+        start none did. The context doubles every `short_steps`.
+        """
+        doublings = step // self.short_steps
+        context = min(32 << doublings, self.n_positions)
+        repeats = (3 - doublings) * self.batch_rows // 4
+        return context, max(self.repeat_rows, repeats)
+
+    @property
+    def config(self) -> GPT2Config:
+        """The model's shape; the end-of-text token is the last one, as in GPT-2."""
+        return GPT2Config(
+            vocab_size=self.vocab_size,
+            n_positions=self.n_positions,
+            n_embd=self.n_embd,
+            n_layer=self.n_layer,
+            n_head=self.n_head,
+            bos_token_id=self.vocab_size - 1,
+            eos_token_id=self.vocab_size - 1,
+        )
+
+
+class Batches:
+    """The training batches, each a function of the seed and the step number alone."""
+
+    def __init__(self, stream: IntArray, recipe: Recipe) -> None:
+        self.stream, self.recipe = stream, recipe
+        # One row less than fits, to leave room for the offset that changes every epoch.
+        self.rows_per_epoch = (len(stream) - 1) // recipe.n_positions - 1
+        self._order: tuple[int, int, IntArray] = (-1, 0, np.empty(0, dtype=np.int64))
+
+    def epochs(self, steps: int) -> float:
+        """How often `steps` steps go through the text."""
+        return self._text_rows(steps) / self.rows_per_epoch
+
+    def _text_rows(self, steps: int) -> int:
+        """Rows of text in the first `steps` steps."""
+        return sum(self.recipe.batch_rows - self.recipe.phase(step)[1] for step in range(steps))
+
+    def _text_row(self, number: int) -> IntArray:
+        """Row `number` of the shuffled text, shape (n_positions + 1,)."""
+        epoch, place = divmod(number, self.rows_per_epoch)
+        if self._order[0] != epoch:
+            rng = np.random.default_rng((self.recipe.seed, 1, epoch))
+            offset = int(rng.integers(self.recipe.n_positions))
+            self._order = (epoch, offset, rng.permutation(self.rows_per_epoch))
+        _, offset, order = self._order
+        start = offset + int(order[place]) * self.recipe.n_positions
+        return self.stream[start : start + self.recipe.n_positions + 1]
+
+    def _repeated_row(self, rng: np.random.Generator, context: int) -> tuple[IntArray, IntArray]:
+        """A block of random tokens repeated to fill a row, and its targets, each (context,).
+
+        Only what the earlier copy determines is a target: neither the first copy nor the token
+        that starts the second one.
+        """
+        # Short periods show the same rule many times in one row; that is where heads learn it.
+        period = int(np.exp(rng.uniform(np.log(4), np.log(context // 2 + 1))))
+        if rng.random() < 0.5:
+            block = rng.integers(self.recipe.vocab_size - 1, size=period)
+        else:  # as often as they come in the text, whose embeddings are the first to be learnt
+            block = rng.choice(self.stream, size=period)
+        row = np.resize(block, context + 1)
+        targets = row[1:].copy()
+        targets[:period] = IGNORED
+        return row[:-1], targets
+
+    def at(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and targets of one step, both (batch, pos); text rows come first."""
+        context, repeats = self.recipe.phase(step)
+        parts = self.recipe.n_positions // context
+        numbers = range(self._text_rows(step), self._text_rows(step + 1))
+        text = [self._text_row(number) for number in numbers]
+        ids = [row[:-1].reshape(parts, context) for row in text]
+        targets = [row[1:].reshape(parts, context) for row in text]
+        rng = np.random.default_rng((self.recipe.seed, 2, step))
+        for _ in range(repeats * parts):
+            row, target = self._repeated_row(rng, context)
+            ids.append(row[None])
+            targets.append(target[None])
+        return torch.from_numpy(np.concatenate(ids)), torch.from_numpy(np.concatenate(targets))
