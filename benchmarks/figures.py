@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -19,14 +18,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-from safetensors.torch import save_file
-
-from gpt2kit.checkpoint import BUNDLED
-from gpt2kit.config import PRESETS
-from gpt2kit.model import GPT2
-
-WEIGHTS = 497_759_232  # bytes of gpt2's 124,439,808 float32 weights
+from checkpoint import WEIGHTS, make_checkpoint
 
 # ru_maxrss starts at the parent's own size; this peak is the process's.
 _PEAK = """
@@ -90,16 +82,6 @@ for name, past, new, times in (("decode at 128", 128, 1, 30), ("decode at 1000",
     out[name] = {opset: 1e3 * statistics.median(t) for opset, t in taken.items()}
 print(json.dumps(out))
 """
-
-
-def make_checkpoint(folder: Path) -> None:
-    """A random gpt2 in Hugging Face layout, with the bundled tokenizer (its ids fit)."""
-    torch.manual_seed(0)
-    config = PRESETS["gpt2"]
-    weights = {f"transformer.{k}": v for k, v in GPT2(config).state_dict().items()}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(config.to_hf()))
-    shutil.copy(BUNDLED / "tokenizer.json", folder)
 
 
 def python(code: str, folder: Path) -> list[float]:

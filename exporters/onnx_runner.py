@@ -281,7 +281,7 @@ class OnnxRunner:
     ) -> tuple[Floats, NDArray[np.int64] | None]:
         """Copy logits from the device, or no more than the k largest."""
         if top_k is None:
-            return logits.numpy(), None
+            return logits.numpy().copy(), None  # on the CPU, numpy() is a view
         if self.device == "cuda":
             return self._top_k(logits, top_k)
         return largest(logits.numpy(), top_k)

@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import CONFIG, byte_tokenizer, random_ids, random_model
+from conftest import CONFIG, byte_tokenizer, close, random_ids, random_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2kit import Edit, TorchRunner, generate
 from gpt2kit.errors import EditError, GPT2KitError, InputError
 from gpt2kit.runner import KVCache, Run, Source, steps
-from gpt2kit.sampling import Sampler
+from gpt2kit.sampling import Sampler, largest
 from gpt2kit.taps import TapDict
 
 VOCAB, EOS = CONFIG.vocab_size, CONFIG.eos_token_id
@@ -304,9 +304,13 @@ def test_an_edit_that_does_not_fit_is_told(talker):
 LOGITS = np.log(np.array([0.1, 0.4, 0.05, 0.3, 0.15], np.float32))
 
 
+def pick(sampler, logits) -> np.ndarray:
+    return sampler.pick(*largest(logits, sampler.candidates or logits.shape[-1]))
+
+
 def shares(n=4000, logits=LOGITS, **options) -> np.ndarray:
     """How often each token is drawn."""
-    picked = Sampler(seed=0, **options).pick(np.tile(logits, (n, 1)))
+    picked = pick(Sampler(seed=0, **options), np.tile(logits, (n, 1)))
     return np.bincount(picked, minlength=len(logits)) / n
 
 
@@ -365,7 +369,7 @@ def test_tokens_without_probability_are_never_drawn():
 @pytest.mark.parametrize("options", [{"greedy": True}, {"top_k": 1}])
 def test_greedy_is_the_likeliest(options):
     logits = np.random.default_rng(0).standard_normal((6, VOCAB))
-    picked = Sampler(**options).pick(logits)
+    picked = pick(Sampler(**options), logits)
     assert picked.dtype == np.int64
     assert (picked == logits.argmax(-1)).all()
 
@@ -373,8 +377,8 @@ def test_greedy_is_the_likeliest(options):
 def test_a_sampler_goes_on_in_its_stream():
     logits = np.tile(LOGITS, (2, 1))
     one, two = Sampler(seed=7, top_k=None), Sampler(seed=7, top_k=None)
-    first = [one.pick(logits).tolist() for _ in range(20)]
-    assert first == [two.pick(logits).tolist() for _ in range(20)]
+    first = [pick(one, logits).tolist() for _ in range(20)]
+    assert first == [pick(two, logits).tolist() for _ in range(20)]
     assert len({tuple(x) for x in first}) > 3
 
 
@@ -410,4 +414,34 @@ def test_an_edit_of_one_row_changes_that_row_alone(torch_runner):
 @pytest.mark.parametrize("greedy", [True, False])
 def test_logits_that_are_not_numbers_are_told(greedy):
     with pytest.raises(GPT2KitError, match="not numbers"):
-        Sampler(top_k=2, greedy=greedy).pick(np.array([[0.0, np.nan, 1.0]]))
+        pick(Sampler(top_k=2, greedy=greedy), np.array([[0.0, np.nan, 1.0]]))
+
+
+@pytest.mark.parametrize("k", [1, 2, 7, 40])
+@pytest.mark.parametrize("values", [3, 1000])
+def test_the_largest_come_first_and_ties_by_id(k, values):
+    logits = np.random.default_rng(k).integers(0, values, (2, 3, 40)).astype(np.float32)
+    found, ids = largest(logits, k)
+    order = np.argsort(-logits, axis=-1, kind="stable")
+    assert (found == np.take_along_axis(logits, order, -1)[..., :k]).all()
+    if values > 40:  # of equal ones at the edge, any may be chosen
+        assert (ids == order[..., :k]).all()
+    assert (np.take_along_axis(logits, ids, -1) == found).all()
+    assert ((np.diff(ids) > 0) | (np.diff(found) < 0)).all()
+
+
+@pytest.mark.parametrize("last_only", [True, False])
+def test_a_run_gives_the_largest_logits_and_their_tokens(runner, last_only):
+    ids = random_ids(2, 5)
+    plain = runner.run(ids, lengths=[5, 3], last_only=last_only)
+    top = runner.run(ids, lengths=[5, 3], last_only=last_only, top_k=4)
+    values, tokens = largest(plain.logits, 4)
+    assert plain.top_ids is None
+    close(top.logits, values)
+    assert (top.top_ids == tokens).all()
+
+
+@pytest.mark.parametrize("k", [0, -1, CONFIG.vocab_size + 1])
+def test_a_number_of_logits_that_there_is_not(runner, k):
+    with pytest.raises(InputError, match=f"top_k = {k} must be from 1 to"):
+        runner.run([[1, 2]], top_k=k)

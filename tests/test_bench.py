@@ -1,0 +1,52 @@
+"""`gpt2kit bench`: its figures are there and fit together. What they are is not tested."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from exporters.bench import bench, read_bandwidth
+from gpt2kit.cli import main
+
+
+def test_every_figure_is_measured(runner, torch_runner):
+    found = bench(lambda: runner, repeats=1)
+    context = runner.config.n_positions
+    assert list(found.prefill_ms) == [context]  # too small for 128 and 512
+    assert found.decode_from == context // 2
+    assert min(found.load_ms, found.decode_ms, *found.prefill_ms.values()) > 0
+    assert found.floor_ms == pytest.approx(1e3 * found.weights / found.bandwidth)
+    assert found.over_floor == pytest.approx(found.decode_ms / found.floor_ms)
+    weights = 4 * sum(weight.numel() for weight in torch_runner.model.parameters())
+    assert weights <= found.weights <= (1 if found.file is None else 20) * weights
+    assert (found.file is None) == (not hasattr(runner, "path"))
+    assert found.peak > 10_000_000
+
+
+def test_bandwidth_is_of_this_century():
+    assert 1e8 < read_bandwidth(1) < 1e13
+
+
+def test_the_command_prints_a_table_and_json(fused_runner):
+    given = ["bench", "--onnx", str(fused_runner.path), "--threads", "1"]
+    table = CliRunner().invoke(main, given)
+    assert table.exit_code == 0, table.output
+    for word in (
+        "load",
+        "prefill 40",
+        "decode",
+        "memory floor",
+        "file",
+        "peak memory",
+        "1 threads",
+    ):
+        assert word in table.output
+    found = json.loads(CliRunner().invoke(main, [*given, "--json"]).stdout)
+    assert found["threads"] == 1
+    assert found["floor_ms"] > 0
+
+
+def test_threads_are_positive():
+    done = CliRunner().invoke(main, ["bench", "--model", "bundled", "--threads", "0"])
+    assert done.exit_code == 2
+    assert "--threads 0 must be at least 1" in done.output

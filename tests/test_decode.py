@@ -1,0 +1,105 @@
+"""One token at a time: the same as all at once, alone or in a batch, over buffers that stay."""
+
+from dataclasses import replace
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from conftest import CONFIG, byte_tokenizer, close, random_ids, random_model
+
+from exporters import export_onnx, open_onnx
+from exporters.onnx_runner import _providers
+from exporters.topk_graph import TopK
+from gpt2kit import TorchRunner
+from gpt2kit.runner import Source, steps
+from gpt2kit.sampling import Sampler, largest
+
+
+def test_steps_of_unequal_rows_equal_each_row_alone(fused_runner, torch_runner):
+    ids, sizes = random_ids(3, 9), [9, 4, 1]
+    run = fused_runner.run(ids, lengths=sizes, cache=fused_runner.new_cache(3))
+    new = random_ids(3, 6, seed=1)
+    for i in range(6):
+        run = fused_runner.run(new[:, i : i + 1], cache=run.cache)
+        for row, size in enumerate(sizes):
+            alone = torch_runner.run([*ids[row][:size], *new[row][: i + 1]])
+            close(run.logits[row, -1], alone.logits[0, -1])
+
+
+def test_the_step_is_bound_once_and_its_results_are_the_callers(fused_runner):
+    run = fused_runner.run(random_ids(1, 3), cache=fused_runner.new_cache(1))
+    assert run.cache.decoder is None
+    first = fused_runner.run([[5]], cache=run.cache)
+    kept = first.logits.copy()
+    second = fused_runner.run([[6]], cache=first.cache)
+    assert second.cache.decoder is first.cache.decoder
+    assert (first.logits == kept).all()  # not the buffer that the second step wrote
+
+
+def test_a_copied_cache_goes_its_own_way(fused_runner, torch_runner):
+    run = fused_runner.run(random_ids(1, 3), cache=fused_runner.new_cache(1))
+    run = fused_runner.run([[5]], cache=run.cache)
+    fork = run.cache.copy()
+    fused_runner.run([[7]], cache=run.cache)
+    ids = [*random_ids(1, 3)[0], 5, 8]
+    close(fused_runner.run([[8]], cache=fork).logits[0, -1], torch_runner.run(ids).logits[0, -1])
+
+
+@pytest.mark.parametrize("length", [1, 2, CONFIG.n_positions])
+def test_caches_of_any_length_are_filled_to_the_last_place(fused_runner, torch_runner, length):
+    ids, cache = random_ids(1, length), fused_runner.new_cache(1, length)
+    for i in range(length):
+        run = fused_runner.run(ids[:, i : i + 1], cache=cache)
+        cache = run.cache
+    close(run.logits[0, -1], torch_runner.run(ids).logits[0, -1])
+
+
+def test_steps_with_and_without_taps_can_alternate(fused_runner, torch_runner):
+    ids, cache = random_ids(1, 8), fused_runner.new_cache(1)
+    for i in range(8):
+        taps = ["blocks.1.resid_post"] if i % 2 else []
+        run = fused_runner.run(ids[:, i : i + 1], cache=cache, taps=taps)
+        cache = run.cache
+    whole = torch_runner.run(ids, taps=["blocks.1.resid_post"])
+    close(run.logits[:, -1], whole.logits[:, -1])
+    close(run.taps["blocks.1.resid_post"], whole.taps["blocks.1.resid_post"][:, -1:])
+
+
+def test_the_largest_are_chosen_where_the_logits_are():
+    logits = np.random.default_rng(0).standard_normal((2, 1, 500)).astype(np.float32)
+    values, ids = TopK(_providers("cpu"))(ort.OrtValue.ortvalue_from_numpy(logits), 7)
+    want_values, want_ids = largest(logits, 7)
+    assert (values == want_values).all()
+    assert (ids == want_ids).all()
+
+
+# Float32 sums are taken in another order for another number of rows; that is all that may differ.
+INVARIANCE = 1e-5
+
+
+@pytest.mark.parametrize("pos", [1, 7, 24])
+def test_batch_mates_change_nothing(runner, pos):
+    ids = random_ids(6, pos)
+    batch = runner.run(ids).logits
+    scale = np.abs(batch).max()
+    for row in range(6):
+        alone = runner.run(ids[row]).logits[0]
+        assert np.abs(batch[row] - alone).max() <= INVARIANCE * scale
+    mates = runner.run(np.concatenate([ids[:1], random_ids(5, pos, seed=9)])).logits
+    assert np.abs(mates[0] - batch[0]).max() <= INVARIANCE * scale
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("profile", ["portable", "fused"])
+def test_nine_hundred_greedy_tokens_equal_torchs(profile, tmp_path):
+    config = replace(CONFIG, n_positions=1024, n_embd=64, n_head=4, n_layer=4, eos_token_id=None)
+    model = random_model(config)
+    model.wpe.weight.data *= 3  # so that the text does not fall into a loop
+    runner = TorchRunner(model, byte_tokenizer(), Source("random"))
+    export_onnx(runner, tmp_path / "out.onnx", profile=profile)
+    texts = []
+    for engine in (runner, open_onnx(tmp_path / "out.onnx", device="cpu")):
+        tokens = steps(engine, [[1, 2, 3]], max_new_tokens=900, sampler=Sampler(greedy=True))
+        texts.append([int(token[0]) for token in tokens])
+    assert len(set(texts[0])) > 20
+    assert texts[0] == texts[1]
