@@ -7,7 +7,8 @@ Both take and give what the ecosystem's exports do:
     position_ids    (batch, sequence)                int64
     past_key_values.{i}.key|value, present.{i}.key|value  (batch, head, length, d_head)
     logits          (batch, sequence, vocab)         float32
-    {tap}           axes as in `gpt2kit.taps`, in the dtype of the weights
+    {tap}           axes as in `gpt2kit.taps`, in the dtype of the weights (float32 for bfloat16,
+                    which numpy does not have)
 
 `Portable` is standard operators only. The past is what is in it, and may be empty; padding may lie
 anywhere that `attention_mask` says.
@@ -49,7 +50,7 @@ class Portable(nn.Module):
         mask = causal[None, None] & attention_mask[:, None, None, :].bool()
         hooks, cache = Hooks(self.model.config.n_layer, self.taps, {}), _Concat(past_key_values)
         x = self.model.hidden(input_ids, hooks, positions=position_ids, mask=mask, cache=cache)
-        return _logits(self.model, x), *cache.present, *(hooks.values[tap] for tap in self.taps)
+        return _logits(self.model, x), *cache.present, *_values(hooks, self.taps)
 
 
 class Fused(nn.Module):
@@ -81,7 +82,7 @@ class Fused(nn.Module):
         row = torch.arange(x.shape[0])[:, None] * sequence
         x = F.embedding(row + column, x.flatten(0, 1))  # (batch, kept, d_model)
         x = x.masked_fill(misplaced[:, :, None], float("nan"))  # should a device not refuse
-        return _logits(self.model, x), *cache.present, *(hooks.values[tap] for tap in self.taps)
+        return _logits(self.model, x), *cache.present, *_values(hooks, self.taps)
 
 
 class _Concat(Cache):
@@ -131,6 +132,11 @@ class _InPlace(Cache):
         )
         self.present += [new_k, new_v]
         return z.view(q.shape)
+
+
+def _values(hooks: Hooks, taps: tuple[str, ...]) -> list[Tensor]:
+    values = [hooks.values[tap] for tap in taps]
+    return [x.float() if x.dtype is torch.bfloat16 else x for x in values]
 
 
 def _logits(model: GPT2, x: Tensor) -> Tensor:

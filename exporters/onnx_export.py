@@ -21,6 +21,7 @@ import onnx_ir
 import torch
 
 import gpt2kit
+from exporters.devices import cuda_problems
 from exporters.graphs import Fused, Portable
 from exporters.interface import LOGITS_POSITIONS, past_names, present_names
 from exporters.parity import Report, check, on_cpu, rounded
@@ -35,7 +36,7 @@ from gpt2kit.torch_runner import DTYPES, TorchRunner
 
 OPSETS = range(18, 25)
 DEFAULT_OPSET = 23  # the first with Attention as one operator (benchmarks/figures.py compares)
-EXPORT_DTYPES = ("float32", "float16")
+EXPORT_DTYPES = ("float32", "float16", "bfloat16")
 PROFILES = {"portable": Portable, "fused": Fused}
 EXTERNAL_DATA_ABOVE = 2_000_000_000  # a protobuf file holds at most 2 GiB
 
@@ -58,7 +59,8 @@ def export_onnx(
     taps: names or globs of the taps that become outputs.
     profile: "portable" (standard operators, any padding) or "fused" (onnxruntime's own attention
         with the cache updated in place, padding on the right; see `exporters.graphs`).
-    dtype: "float32" or "float16", of weights, cache and taps; logits are always float32.
+    dtype: "float32", "float16" or "bfloat16", of weights, cache and taps; logits are always
+        float32. bfloat16 runs on CUDA alone, and is exported where there is CUDA to check it.
     quantize: "int8" or "int4" weights (see `exporters.quantize`). What that costs is measured, held
         to a bound and kept with the report.
     external_data: weights in `{path}.data`; always so above 2 GB.
@@ -88,7 +90,7 @@ def export_onnx(
                 (Path(folder) / name).write_text(text, encoding="utf-8")
             del program
             on_progress("checking against torch")
-            report = check(runner, draft)
+            report = check(runner, draft, "cuda" if dtype == "bfloat16" else "cpu")
             report.raise_if_failed()
             _append_metadata(draft, {"gpt2kit.parity": json.dumps(report.to_json())})
             # The model comes last: whoever sees it sees the files that belong to it.
@@ -133,6 +135,11 @@ def _check_arguments(
         raise ExportError(
             f"a quantised file has no {whole[0]}: that needs the heads' weights one by one; leave "
             "the tap or --quantize out"
+        )
+    if dtype == "bfloat16" and (problems := cuda_problems()):
+        raise ExportError(
+            "bfloat16 runs on CUDA alone and cannot be checked here, where "
+            f"{problems[0]}; export float16, or export where there is a GPU"
         )
     if opset not in OPSETS:
         raise ExportError(f"opset {opset} is not from {OPSETS[0]} to {OPSETS[-1]}")

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import ArrayLike, NDArray
+from onnx import TensorProto, parser
 
 from exporters.devices import CPU, CUDA, check_placement, choose, physical_cores
 from exporters.interface import LOGITS_POSITIONS, past_names, present_names
@@ -29,6 +30,15 @@ from gpt2kit.taps import TapDict, axes_of, resolve
 from gpt2kit.tokenizer import Tokenizer
 
 T = TypeVar("T")
+ELEMENT = {
+    "float32": TensorProto.FLOAT,
+    "float16": TensorProto.FLOAT16,
+    "bfloat16": TensorProto.BFLOAT16,
+}
+_WIDEN = """
+<ir_version: 10, opset_import: ["" : 18]>
+widen (bfloat16[a, b, c, d] x) => (float[a, b, c, d] y) { y = Cast <to = 1> (x) }
+"""
 
 
 def open_onnx(
@@ -139,7 +149,9 @@ class InPlaceCache(KVCache):
 
     def copy(self) -> InPlaceCache:
         """An independent cache with the same content."""
-        past = [_on_device(x.numpy().copy(), x.device_name()) for x in self.past]
+        past = [_zeros(x.shape(), x.element_type(), x.device_name()) for x in self.past]
+        for new, old in zip(past, self.past, strict=True):
+            new.update_inplace(old)
         return InPlaceCache(past, self.lengths, self.max_length)
 
 
@@ -192,6 +204,17 @@ def _on_device(array: NDArray[Any], device: str) -> ort.OrtValue:
     return ort.OrtValue.ortvalue_from_numpy(array, device)
 
 
+def _zeros(shape: Sequence[int], kind: int, device: str) -> ort.OrtValue:
+    """Zeros of an ONNX element type; numpy lends bfloat16 its bytes."""
+    zeros = np.zeros(shape, np.float32 if kind == TensorProto.FLOAT else np.uint16)
+    value = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(zeros, kind)
+    if device == "cpu":
+        return value
+    there = ort.OrtValue.ortvalue_from_shape_and_type(list(shape), kind, device)
+    there.update_inplace(value)
+    return there
+
+
 class OnnxRunner:
     """A Runner on onnxruntime. `taps` are the names that the file carries."""
 
@@ -215,10 +238,10 @@ class OnnxRunner:
         self.tokenizer = Tokenizer.from_folder(path.parent)
         self._past_names = past_names(self.config.n_layer)
         self._present_names = present_names(self.config.n_layer)
-        self._run_options = ort.RunOptions()
-        self._run_options.only_execute_path_to_fetches = True
+        self.run_options = ort.RunOptions()
+        self.run_options.only_execute_path_to_fetches = True
         if cuda_graphs:
-            self._run_options.add_run_config_entry("gpu_graph_id", "-1")  # do not capture
+            self.run_options.add_run_config_entry("gpu_graph_id", "-1")  # do not capture
 
     def __repr__(self) -> str:
         c = self.config
@@ -318,7 +341,7 @@ class OnnxRunner:
         # GroupQueryAttention continues a batch of rows by one token at a time.
         single = rows > 1 and columns > 1 and bool(batch.starts.any())
         parts = [_column(batch, j) for j in range(columns)] if single else [batch]
-        past = self._empty(rows) if cache is None else cache.past
+        past = self.empty(rows) if cache is None else cache.past
         presents = {} if cache is None else dict(zip(self._present_names, past, strict=True))
         found: list[list[NDArray[Any]]] = []
         for part in parts:
@@ -382,7 +405,7 @@ class OnnxRunner:
                 binding.bind_output(name, self.device)
             else:
                 binding.bind_ortvalue_output(name, buffer)
-        self._attempt(lambda: self.session.run_with_iobinding(binding, self._run_options))
+        self._attempt(lambda: self.session.run_with_iobinding(binding, self.run_options))
         outputs: list[ort.OrtValue] = binding.get_outputs()
         return outputs
 
@@ -404,20 +427,34 @@ class OnnxRunner:
             raise InputError(f"max_length = {length} must be from 1 to {c.n_positions}")
         lengths = np.zeros(batch_size, np.int64)
         if self.profile == "fused":
-            return InPlaceCache(self._empty(batch_size, length), lengths, length)
+            return InPlaceCache(self.empty(batch_size, length), lengths, length)
         slots = np.zeros((batch_size, 0), bool)
-        return OnnxCache(self._empty(batch_size), slots, lengths, length)
+        return OnnxCache(self.empty(batch_size), slots, lengths, length)
 
-    def _empty(self, batch_size: int, length: int = 0) -> list[ort.OrtValue]:
+    def empty(self, batch_size: int, length: int = 0) -> list[ort.OrtValue]:
         """Keys and values of every layer, zeros; one tensor serves them all if it holds nothing."""
-        c = self.config
+        c, count = self.config, len(self._past_names)
         shape = (batch_size, c.n_head, length, c.d_head)
-        count = len(self._past_names)
         values = [
-            _on_device(np.zeros(shape, np.dtype(self.dtype)), self.device)
-            for _ in range(count if length else 1)
+            _zeros(shape, ELEMENT[self.dtype], self.device) for _ in range(count if length else 1)
         ]
         return values if length else values * count
+
+    def read(self, value: ort.OrtValue) -> NDArray[np.float32]:
+        """A value of the graph, wherever it is and whatever its dtype, as float32."""
+        if value.data_type() != "tensor(bfloat16)":
+            return np.asarray(value.numpy(), np.float32)
+        binding = self._widen.io_binding()
+        binding.bind_ortvalue_input("x", value)
+        binding.bind_output("y", "cpu")
+        self._widen.run_with_iobinding(binding)
+        wide: NDArray[np.float32] = binding.get_outputs()[0].numpy()
+        return wide
+
+    @cached_property
+    def _widen(self) -> ort.InferenceSession:
+        model = parser.parse_model(_WIDEN).SerializeToString()
+        return ort.InferenceSession(model, providers=_providers(self.device))
 
     @cached_property
     def _top_k(self) -> TopK:

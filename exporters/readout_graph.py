@@ -13,18 +13,19 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper, parser
 
-# DTYPE, EPSILON and UNEMBED are filled in. Statistics are float32 whatever the weights are.
+# EPSILON and UNEMBED are filled in. Statistics are float32 whatever the weights are.
 # `targets` and `reference` have defaults, so both are optional; only what is fetched is computed.
 _GRAPH = """
 <ir_version: 10, opset_import: ["" : 18, "com.microsoft" : 1]>
-readout (DTYPE[rows, d_model] resid, int64[one] k, int64[rows, n] targets,
+readout (float[rows, d_model] resid, int64[one] k, int64[rows, n] targets,
          float[rows, vocab] reference)
     => (float[rows, vocab] logprobs, int64[rows, top] top_ids, float[rows, top] top_logprobs,
         float[rows] log_z, float[rows] entropy, float[rows] kl,
         float[rows, n] target_logprobs, int64[rows, n] target_ranks)
 <int64[1] last = {-1}, int64[1] start = {0}, int64[1] one = {1}>
 {
-    normed = LayerNormalization <axis = -1, epsilon = EPSILON> (resid, gain, bias)
+    narrow_resid = CastLike (resid, gain)
+    normed = LayerNormalization <axis = -1, epsilon = EPSILON> (narrow_resid, gain, bias)
     UNEMBED
     logits = Cast <to = 1> (narrow)
     logprobs = LogSoftmax <axis = -1> (logits)
@@ -63,9 +64,7 @@ class ReadoutGraph:
         self, path: Path, epsilon: float, options: ort.SessionOptions, **session: Any
     ) -> None:
         weights, unembed = _weights(path)
-        self.dtype = weights["gain"].dtype
-        kind = {"float32": "float", "float16": "float16"}[self.dtype.name]
-        text = _GRAPH.replace("DTYPE", kind).replace("EPSILON", f"{epsilon:.12f}")
+        text = _GRAPH.replace("EPSILON", f"{epsilon:.12f}")
         model = parser.parse_model(text.replace("UNEMBED", unembed))
         defaults = {"targets": np.zeros((1, 1), np.int64), "reference": np.zeros((1, 1), "f4")}
         for name, value in defaults.items():
@@ -73,7 +72,7 @@ class ReadoutGraph:
         for name, array in weights.items():
             model.graph.initializer.append(_stub(name, array))
         # The session reads the arrays where they lie; they must live as long as it does.
-        self._values = [ort.OrtValue.ortvalue_from_numpy(x) for x in weights.values()]
+        self._values = [_ort_value(x) for x in weights.values()]
         options.add_external_initializers(list(weights), self._values)
         self.session = ort.InferenceSession(model.SerializeToString(), options, **session)
         self._quick = ort.RunOptions()
@@ -81,7 +80,7 @@ class ReadoutGraph:
 
     def logprobs(self, resid: NDArray[np.floating]) -> NDArray[np.float32]:
         """(rows, d_model) -> log-probabilities (rows, vocab)."""
-        feeds = {"resid": resid.astype(self.dtype, copy=False), "k": np.array([1])}
+        feeds = {"resid": resid.astype(np.float32, copy=False), "k": np.array([1])}
         out: NDArray[np.float32] = self.session.run(["logprobs"], feeds, self._quick)[0]
         return out
 
@@ -94,7 +93,7 @@ class ReadoutGraph:
     ) -> Mapping[str, NDArray[Any]]:
         """The fields of Readout for a few rows (rows, d_model)."""
         names = ["top_ids", "top_logprobs", "log_z", "entropy"]
-        feeds = {"resid": resid.astype(self.dtype, copy=False), "k": np.array([top_k])}
+        feeds = {"resid": resid.astype(np.float32, copy=False), "k": np.array([top_k])}
         if targets is not None:
             names += ["target_logprobs", "target_ranks"]
             feeds["targets"] = np.ascontiguousarray(targets)
@@ -129,6 +128,14 @@ def _value(initializer: onnx_ir.Value | None) -> NDArray[Any]:
     assert initializer is not None
     assert initializer.const_value is not None
     return initializer.const_value.numpy()
+
+
+def _ort_value(array: NDArray[Any]) -> ort.OrtValue:
+    """The array where it lies; numpy has bfloat16 only by way of ml_dtypes."""
+    if array.dtype.name != "bfloat16":
+        return ort.OrtValue.ortvalue_from_numpy(array)
+    kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), kind)
 
 
 def _stub(name: str, array: NDArray[Any]) -> TensorProto:

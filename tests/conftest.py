@@ -81,6 +81,29 @@ def write_checkpoint(folder: Path, config: GPT2Config = CONFIG, **change) -> dic
     return weights
 
 
+def no_gpu() -> str:
+    """Why tests of CUDA cannot run here, or "" where they can."""
+    from exporters.devices import cuda_problems
+
+    if not torch.cuda.is_available():
+        return "torch sees no GPU"
+    return "; ".join(cuda_problems())
+
+
+def pytest_collection_modifyitems(items) -> None:
+    of_cuda = [item for item in items if item.get_closest_marker("cuda")]
+    if of_cuda and (reason := no_gpu()):
+        for item in of_cuda:
+            item.add_marker(pytest.mark.skip(reason=f"NOT TESTED: {reason}"))
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    skipped = terminalreporter.stats.get("skipped", [])
+    count = sum("NOT TESTED" in str(report.longrepr) for report in skipped)
+    if count:
+        terminalreporter.write_line(f"{count} CUDA tests NOT RUN: {no_gpu()}", yellow=True)
+
+
 @pytest.fixture(scope="session")
 def torch_runner() -> TorchRunner:
     return TorchRunner(random_model(), byte_tokenizer(), Source("random"))

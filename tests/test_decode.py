@@ -9,6 +9,7 @@ from conftest import CONFIG, byte_tokenizer, close, random_ids, random_model
 
 from exporters import export_onnx, open_onnx
 from exporters.onnx_runner import _providers
+from exporters.parity import compare
 from exporters.topk_graph import TopK
 from gpt2kit import TorchRunner
 from gpt2kit.runner import Source, steps
@@ -87,6 +88,26 @@ def test_batch_mates_change_nothing(runner, pos):
         assert np.abs(batch[row] - alone).max() <= INVARIANCE * scale
     mates = runner.run(np.concatenate([ids[:1], random_ids(5, pos, seed=9)])).logits
     assert np.abs(mates[0] - batch[0]).max() <= INVARIANCE * scale
+
+
+@pytest.mark.cuda
+def test_on_cuda_steps_replay_a_graph_and_equal_the_whole(tmp_path):
+    runner = TorchRunner(random_model(), byte_tokenizer(), Source("random"))
+    path = tmp_path / "out.onnx"
+    export_onnx(runner, path, profile="fused", dtype="float16")
+    fast = open_onnx(path, device="cuda")
+    assert fast.cuda_graphs
+    compare(runner, fast).raise_if_failed()
+    ids = random_ids(2, 12)
+    run = fast.run(ids[:, :4], cache=fast.new_cache(2))
+    for i in range(4, 12):
+        run = fast.run(ids[:, i : i + 1], cache=run.cache, top_k=3)
+    assert {value.device_name() for value in [*run.cache.past, run.cache.decoder.logits]} == {
+        "cuda"
+    }
+    whole = fast.run(ids, last_only=True, top_k=3)
+    assert (run.top_ids == whole.top_ids).all()
+    close(run.logits, whole.logits, 2e-2)
 
 
 @pytest.mark.slow

@@ -1,17 +1,20 @@
 """The fused profile: what it needs of its callers, and that its cache is one buffer."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from conftest import CONFIG, close, random_ids
+from conftest import CONFIG, byte_tokenizer, close, random_ids
 
 import gpt2kit
 from exporters import export_onnx, open_onnx, verify
+from gpt2kit import GPT2, TorchRunner
+from gpt2kit.config import PRESETS
 from gpt2kit.errors import ExportError
-from gpt2kit.runner import steps
+from gpt2kit.runner import Source, steps
 from gpt2kit.sampling import Sampler
 
 LAYERS = range(CONFIG.n_layer)
@@ -97,6 +100,22 @@ def test_half_precision_passes_its_gate(torch_runner, tmp_path):
     report = export_onnx(torch_runner, tmp_path / "x.onnx", profile="fused", dtype="float16")
     assert report.passed
     assert "cache not shared" in report.cases
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("profile", ["portable", "fused"])
+def test_half_precision_of_xls_shape_stays_finite(profile, tmp_path):
+    config = replace(PRESETS["gpt2-xl"], n_layer=2, vocab_size=300, eos_token_id=299)
+    model = GPT2(config).eval().requires_grad_(False)
+    # As in the real model, a few dimensions of the residual stream are hundreds of times the rest:
+    # their squares and sums are beyond the range of float16.
+    model.wte.weight.data[:, [138, 378, 447]] += 400
+    runner = TorchRunner(model, byte_tokenizer(), Source("random"))
+    path = tmp_path / "xl.onnx"
+    assert export_onnx(runner, path, profile=profile, dtype="float16").passed
+    logits = open_onnx(path, device="cpu").run(random_ids(1, 200)).logits
+    assert np.isfinite(logits).all()
+    assert np.abs(logits).max() > 0
 
 
 @pytest.mark.slow

@@ -9,8 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-import torch
-from conftest import CONFIG, close, random_ids, random_model
+from conftest import CONFIG, close, no_gpu, random_ids, random_model
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -24,14 +23,6 @@ from gpt2kit.runner import Run, Runner
 from gpt2kit.taps import axes_of, tap_axes
 
 EVERY = list(tap_axes(CONFIG.n_layer))
-
-
-def no_gpu() -> str:
-    """Why tests of CUDA cannot run here, or "" where they can."""
-    if not torch.cuda.is_available():
-        return "NOT TESTED: torch sees no GPU"
-    problems = devices.cuda_problems()
-    return f"NOT TESTED: {'; '.join(problems)}" if problems else ""
 
 
 # Both engines agree
@@ -440,12 +431,7 @@ def test_a_session_that_fell_back_is_refused():
         devices.check_placement(session)
 
 
-cuda = pytest.mark.cuda
-needs_gpu = pytest.mark.skipif(bool(no_gpu()), reason=no_gpu() or "-")
-
-
-@cuda
-@needs_gpu
+@pytest.mark.cuda
 def test_on_cuda_every_tap_equals_torch_on_the_cpu(torch_runner, onnx_runner):
     fast = open_onnx(onnx_runner.path, device="cuda")  # opening proves the placement
     ids = random_ids(3, 20)
@@ -461,8 +447,7 @@ def test_on_cuda_every_tap_equals_torch_on_the_cpu(torch_runner, onnx_runner):
     assert {value.device_name() for value in caches[0].past} == {"cuda"}
 
 
-@cuda
-@needs_gpu
+@pytest.mark.cuda
 @pytest.mark.parametrize("opset", [18, 23])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_on_cuda_an_export_agrees(tmp_path, dtype, opset):
@@ -471,8 +456,7 @@ def test_on_cuda_an_export_agrees(tmp_path, dtype, opset):
     compare(runner, open_onnx(tmp_path / "out.onnx", device="cuda")).raise_if_failed()
 
 
-@cuda
-@needs_gpu
+@pytest.mark.cuda
 def test_on_cuda_the_readout_agrees(torch_runner, onnx_runner):
     resid = np.random.default_rng(0).normal(size=(3, 5, CONFIG.n_embd)).astype(np.float32)
     options = {"targets": [1, 2], "reference": resid[-1]}
