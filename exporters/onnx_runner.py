@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -64,6 +65,17 @@ def _options(threads: int | None) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors; they are raised as well
     options.intra_op_num_threads = threads or physical_cores()
+    return options
+
+
+def _run_options(graph: int = -1) -> ort.RunOptions:
+    """Compute no more than what is fetched. graph: which CUDA graph to capture or replay, -1: none.
+
+    (It is set even on the CPU, where onnxruntime would look for it in vain at every run.)
+    """
+    options = ort.RunOptions()
+    options.only_execute_path_to_fetches = True
+    options.add_run_config_entry("gpu_graph_id", str(graph))
     return options
 
 
@@ -181,10 +193,11 @@ class _Decoder:
         presents = dict(zip(runner._present_names, past, strict=True))
         for name, value in {"logits": self.logits, **presents}.items():
             self.binding.bind_ortvalue_output(name, value)
-        self.options = ort.RunOptions()
-        self.options.only_execute_path_to_fetches = True
+        self.options = runner.run_options
         if runner.cuda_graphs:
-            self.options.add_run_config_entry("gpu_graph_id", str(next(self._captured)))
+            number = next(self._captured)
+            self.options = _run_options(graph=number)
+            weakref.finalize(self, self.session.release_captured_graph, number)
 
     def __call__(self, batch: Batch) -> ort.OrtValue:
         """Advance every row by its one token; returns logits (batch, 1, vocab) on the device, valid
@@ -238,10 +251,7 @@ class OnnxRunner:
         self.tokenizer = Tokenizer.from_folder(path.parent)
         self._past_names = past_names(self.config.n_layer)
         self._present_names = present_names(self.config.n_layer)
-        self.run_options = ort.RunOptions()
-        self.run_options.only_execute_path_to_fetches = True
-        if cuda_graphs:
-            self.run_options.add_run_config_entry("gpu_graph_id", "-1")  # do not capture
+        self.run_options = _run_options()
 
     def __repr__(self) -> str:
         c = self.config
