@@ -35,10 +35,10 @@ HERE = Path(__file__).resolve().parent
 WORKER = HERE / "worker.py"
 TORCH = "torch==2.13.0"
 PEERS = {  # environment -> what pip installs
-    "transformers": [TORCH, "transformers==5.13.0"],
+    "transformers": [TORCH, "transformers==5.23.0"],
     "transformer_lens": [TORCH, "transformer-lens==4.3.0"],
     "optimum": [TORCH, "optimum-onnx[onnxruntime]==0.1.0"],
-    "ctranslate2": [TORCH, "ctranslate2==4.8.5", "transformers<5"],
+    "ctranslate2": [TORCH, "ctranslate2==4.8.5", "transformers==5.23.0"],
     "llama.cpp": ["llama-cpp-python==0.3.36", "gguf==0.19.0", "safetensors"],
 }
 
@@ -60,9 +60,9 @@ SIDES = {
     "gpt2kit torch": Side("gpt2kit-torch", OURS, "checkpoint"),
     "transformers": Side("transformers", "transformers", "checkpoint"),
     "TransformerLens": Side("transformer_lens", "transformer_lens", "checkpoint"),
-    "optimum-onnx": Side("optimum", "optimum", "optimum"),
-    "CTranslate2 fp32": Side("ctranslate2", CT2, "ctranslate2"),
-    "CTranslate2 int8": Side("ctranslate2-int8", CT2, "ctranslate2-int8"),
+    "optimum-onnx": Side("optimum", "optimum", "optimum/model.onnx"),
+    "CTranslate2 fp32": Side("ctranslate2", CT2, "ctranslate2/model.bin"),
+    "CTranslate2 int8": Side("ctranslate2-int8", CT2, "ctranslate2-int8/model.bin"),
     "llama.cpp f32": Side(LLAMA, LLAMA, "llama.cpp/f32.gguf"),
     "llama.cpp q8_0": Side(LLAMA, LLAMA, "llama.cpp/q8_0.gguf"),
     "llama.cpp q4_0": Side(LLAMA, LLAMA, "llama.cpp/q4_0.gguf"),

@@ -186,7 +186,8 @@ class Optimum(Engine):
         options = importlib.import_module("onnxruntime").SessionOptions()
         options.intra_op_num_threads = threads
         kind = importlib.import_module("optimum.onnxruntime").ORTModelForCausalLM
-        self.model = kind.from_pretrained(path, session_options=options, use_io_binding=True)
+        folder = str(Path(path).parent)
+        self.model = kind.from_pretrained(folder, session_options=options, use_io_binding=True)
 
     def start(self, ids: Array) -> Any:
         tokens = self.torch.from_numpy(ids)
@@ -217,8 +218,8 @@ class CTranslate2(Engine):
     def __init__(self, path: str, threads: int) -> None:
         kind = importlib.import_module("ctranslate2").Generator
         self.model = kind(
-            path, device="cpu", compute_type=self.compute_type, intra_threads=threads,
-            inter_threads=1,
+            str(Path(path).parent), device="cpu", compute_type=self.compute_type,
+            intra_threads=threads, inter_threads=1,
         )  # fmt: skip
 
     def _generate(self, ids: Array, steps: int) -> None:
@@ -301,11 +302,11 @@ def convert_optimum(checkpoint: Path, out: Path) -> None:
 
 def convert_ctranslate2(checkpoint: Path, out: Path, quantization: str | None = None) -> None:
     """CTranslate2's own format. Tokens are named <id>, since prompts are given as ids."""
-    specs = importlib.import_module("ctranslate2.converters")
-    converter = specs.TransformersConverter(str(checkpoint))
-    converter.convert(str(out), quantization=quantization, force=True)
     size = json.loads((checkpoint / "config.json").read_text())["vocab_size"]
-    (out / "vocabulary.json").write_text(json.dumps([f"<{i}>" for i in range(size)]))
+    converters = importlib.import_module("ctranslate2.converters.transformers")
+    converters.GPT2Loader.get_vocabulary = lambda *_: [f"<{i}>" for i in range(size)]
+    converter = converters.TransformersConverter(str(checkpoint))
+    converter.convert(str(out), quantization=quantization, force=True)
 
 
 def convert_llama(checkpoint: Path, out: Path) -> None:

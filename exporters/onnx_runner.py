@@ -18,6 +18,7 @@ import onnxruntime as ort
 from numpy.typing import ArrayLike, NDArray
 from onnx import TensorProto, parser
 
+from exporters import mapped
 from exporters.devices import CPU, CUDA, check_placement, choose, physical_cores
 from exporters.interface import LOGITS_POSITIONS, past_names, present_names
 from exporters.readout_graph import ReadoutGraph
@@ -94,7 +95,7 @@ def _session(file: Path, device: str, threads: int | None) -> tuple[ort.Inferenc
     for graphs in (True, False) if device == "cuda" else (False,):
         try:
             providers = _providers(device, graphs)
-            session = ort.InferenceSession(os.fspath(file), options, providers=providers)
+            session = mapped.session(file, options, providers=providers)
         except Exception as error:  # onnxruntime's exceptions share no base of their own
             if graphs and "graph capture" in str(error):
                 continue  # a graph with a node on the CPU runs without

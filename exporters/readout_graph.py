@@ -13,6 +13,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper, parser
 
+from exporters import mapped
+
 # EPSILON and UNEMBED are filled in. Statistics are float32 whatever the weights are.
 # `targets` and `reference` have defaults, so both are optional; only what is fetched is computed.
 _GRAPH = """
@@ -109,7 +111,7 @@ def _weights(path: Path) -> tuple[dict[str, NDArray[Any]], str]:
     They are found by their use, not by name: weights that are equal share one initializer. External
     data stays on disk.
     """
-    last = {node.op_type: node for node in onnx_ir.load(path).graph}
+    last = {node.op_type: node for node in mapped.load(path).graph}
     norm, quantised = last["LayerNormalization"].inputs, last.get("MatMulNBits")
     used = {"gain": norm[1], "bias": norm[2]}
     if quantised is None:
