@@ -22,6 +22,7 @@ import torch
 
 import gpt2kit
 from exporters.devices import cuda_problems
+from exporters.fusions import drop_reshapes, join_norms, join_projections
 from exporters.graphs import Fused, Portable
 from exporters.interface import LOGITS_POSITIONS, past_names, present_names
 from exporters.parity import Report, check, on_cpu, rounded
@@ -82,6 +83,10 @@ def export_onnx(
             if quantize:
                 pack(model, quantize)
             program = _trace(model, names, profile, DTYPES[dtype], opset)
+            drop_reshapes(program.model.graph)
+            if profile == "fused":
+                join_projections(program.model.graph)
+                join_norms(program.model.graph)
             on_progress("writing")
             _describe(program, runner, names, profile, dtype, opset)
             program.model.metadata_props["gpt2kit.quantize"] = quantize or ""

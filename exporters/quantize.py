@@ -153,11 +153,13 @@ def _rounded(weight: Tensor, share: float, bits: int, block: int) -> _Blocks:
     # What onnxruntime.quantization calls; that package would set up logging when imported.
     fill = quantiser.quantize_matmul_8bits if bits == 8 else quantiser.quantize_matmul_4bits
     fill(packed, values, scales, zeros, block, len(weight), weight.shape[1], False)
-    return (
-        _unpack(torch.from_numpy(packed), bits),
-        torch.from_numpy(scales).half(),
-        _unpack(torch.from_numpy(zeros), bits)[:, :count],
-    )
+    q, zero = (_unpack(torch.from_numpy(x), bits) for x in (packed, zeros))
+    zero = zero[:, :count]
+    steps = q.float() - zero[:, :, None].float()
+    # Of all scales, that which brings these whole numbers nearest to the weights.
+    fitted = (steps * blocks).sum(-1) / steps.square().sum(-1)
+    scale = torch.where(steps.any(-1), fitted, torch.from_numpy(scales))
+    return q, scale.half(), zero
 
 
 def _nearest(weight: Tensor, one: _Blocks, other: _Blocks) -> _Blocks:

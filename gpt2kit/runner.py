@@ -211,7 +211,8 @@ def _rectangle(ids: Ids, lengths: ArrayLike | None) -> tuple[Ints, Ints]:
         )
     if checked.shape != (len(rows),) or checked.max() > rows.shape[1]:
         raise InputError(f"lengths {checked.tolist()} do not fit ids of shape {rows.shape}")
-    rows[np.arange(rows.shape[1]) >= checked[:, None]] = 0  # padding may be any number
+    if checked.min() < rows.shape[1]:  # padding may be any number
+        rows = np.where(np.arange(rows.shape[1]) < checked[:, None], rows, 0)
     return rows, checked
 
 

@@ -83,12 +83,16 @@ def largest(logits: NDArray[np.floating], k: int) -> tuple[NDArray[np.floating],
 
     NaN counts as larger than any number, so that it is not overlooked.
     """
+    rows = logits.reshape(-1, logits.shape[-1])
     if k == 1:
-        ids = logits.argmax(-1)[..., None]
+        ids = rows.argmax(-1)[:, None]
+    elif k < rows.shape[1]:
+        ids = np.sort(np.argpartition(rows, -k)[:, -k:])
     else:
-        vocab = logits.shape[-1]
-        ids = np.argpartition(logits, vocab - k)[..., vocab - k :] if k < vocab else None
-        ids = np.broadcast_to(np.arange(vocab), logits.shape) if ids is None else np.sort(ids)
-        order = np.argsort(-np.take_along_axis(logits, ids, -1), kind="stable")
-        ids = np.take_along_axis(ids, order, -1)
-    return np.take_along_axis(logits, ids, -1), ids
+        ids = np.broadcast_to(np.arange(k), rows.shape)
+    values = rows[np.arange(len(rows))[:, None], ids]
+    if k > 1:
+        order = np.argsort(-values, kind="stable")
+        values, ids = (np.take_along_axis(x, order, -1) for x in (values, ids))
+    shape = (*logits.shape[:-1], k)
+    return values.reshape(shape), ids.reshape(shape)

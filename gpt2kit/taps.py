@@ -119,7 +119,7 @@ def resolve(patterns: str | Iterable[str], n_layer: int) -> tuple[str, ...]:
         if not found:
             raise TapError(f"unknown tap {pattern!r}{_hint(wanted, n_layer)}")
         chosen |= found
-    return tuple(name for name in tap_axes(n_layer) if name in chosen)
+    return tuple(name for name in tap_axes(n_layer) if name in chosen) if chosen else ()
 
 
 def resolve_one(name: str, n_layer: int) -> str:
