@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -172,6 +173,7 @@ class Bench:
         command = [self.python(side.env), str(WORKER), side.engine, str(self.path(side))]
         process = subprocess.Popen(
             [*command, str(self.threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=os.environ | {"OPENBLAS_NUM_THREADS": str(self.threads)},
             stderr=(self.work / "stderr.txt").open("a"),
         )  # fmt: skip
         self.stack.callback(process.kill)

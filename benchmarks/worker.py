@@ -155,6 +155,10 @@ class TransformerLens(Torch):
         bridge = importlib.import_module("transformer_lens.model_bridge").TransformerBridge
         self.model = bridge.boot_transformers(path, device="cpu")
 
+    def start(self, ids: Array) -> Any:
+        with self.torch.inference_mode():
+            return self.model(self.torch.from_numpy(ids))[:, -1:].argmax(-1)
+
     def forward(self, ids: Array, taps: bool) -> float:
         tokens = self.torch.from_numpy(ids)
         names = [

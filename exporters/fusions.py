@@ -2,8 +2,8 @@
 
 Taps split the computation into named values; where no tap is asked for, reshapes that undo each
 other remain, and are removed. In the fused profile, queries, keys and values go to the attention as
-the one matrix they came as, and a residual sum and the layer norm that reads it become one node,
-which still gives the sum.
+the one matrix they came as, and a bias into the GELU that reads it; for CUDA, a residual sum and
+the layer norm of it become one node, which still gives the sum.
 """
 
 from __future__ import annotations
@@ -41,6 +41,23 @@ def join_projections(graph: ir.Graph) -> None:
     _sweep(graph)
 
 
+def join_gelus(graph: ir.Graph) -> None:
+    """Make a bias and the tanh GELU of what it is added to one FastGelu."""
+    for gelu in list(graph):
+        if gelu.op_type != "Gelu" or gelu.attributes["approximate"].as_string() != "tanh":
+            continue
+        add = _made_by(gelu.inputs[0], "Add")
+        if add is None or len(add.outputs[0].uses()) > 1 or add.outputs[0].is_graph_output():
+            continue
+        x, bias = add.inputs
+        if bias is None or bias.shape is None or not bias.is_initializer() or len(bias.shape) != 1:
+            continue
+        fused = ir.Node("com.microsoft", "FastGelu", [x, bias], num_outputs=1)
+        graph.insert_before(gelu, fused)
+        _take_over(gelu.outputs[0], fused.outputs[0])
+    _sweep(graph)
+
+
 def join_norms(graph: ir.Graph) -> None:
     """Make a sum and the layer norm of it one SkipLayerNormalization."""
     for norm in list(graph):
@@ -57,12 +74,17 @@ def join_norms(graph: ir.Graph) -> None:
             num_outputs=4,
         )
         graph.insert_before(add, fused)
-        for old, new in ((norm.outputs[0], fused.outputs[0]), (add.outputs[0], fused.outputs[3])):
-            new.shape, new.type, name = old.shape, old.type, old.name
-            old.replace_all_uses_with(new, replace_graph_outputs=True)
-            old.name, new.name = None, name
+        _take_over(norm.outputs[0], fused.outputs[0])
+        _take_over(add.outputs[0], fused.outputs[3])
         graph.remove([norm, add], safe=True)
     _sweep(graph)
+
+
+def _take_over(old: ir.Value, new: ir.Value) -> None:
+    """Put one value in the place of another, name and all."""
+    new.shape, new.type, name = old.shape, old.type, old.name
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    old.name, new.name = None, name
 
 
 def _made_by(value: ir.Value | None, op_type: str) -> ir.Node | None:

@@ -22,7 +22,7 @@ import torch
 
 import gpt2kit
 from exporters.devices import cuda_problems
-from exporters.fusions import drop_reshapes, join_norms, join_projections
+from exporters.fusions import drop_reshapes, join_gelus, join_norms, join_projections
 from exporters.graphs import Fused, Portable
 from exporters.interface import LOGITS_POSITIONS, past_names, present_names
 from exporters.parity import Report, check, on_cpu, rounded
@@ -86,7 +86,9 @@ def export_onnx(
             drop_reshapes(program.model.graph)
             if profile == "fused":
                 join_projections(program.model.graph)
-                join_norms(program.model.graph)
+                join_gelus(program.model.graph)
+                if dtype != "float32":  # for CUDA; the CPU's kernel is slower than its two parts
+                    join_norms(program.model.graph)
             on_progress("writing")
             _describe(program, runner, names, profile, dtype, opset)
             program.model.metadata_props["gpt2kit.quantize"] = quantize or ""

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gpt2kit.config import GPT2Config
+from gpt2kit.linear import linear
 from gpt2kit.taps import resolve, resolve_one
 
 ACTIVATION: dict[str, Callable[[Tensor], Tensor]] = {
@@ -97,8 +98,7 @@ class Conv1D(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, in) -> (…, out)."""
-        flat = torch.addmm(self.bias, x.reshape(-1, x.shape[-1]), self.weight)
-        return flat.view(*x.shape[:-1], self.weight.shape[1])
+        return linear(x, self.weight.T, self.bias)
 
 
 class Embedding(nn.Embedding):
@@ -270,7 +270,7 @@ class GPT2(nn.Module):
 
     def unembed(self, x: Tensor) -> Tensor:
         """ln_f (…, d_model) -> logits (…, vocab)."""
-        return F.linear(x, self.unembedding)
+        return linear(x, self.unembedding)
 
     @property
     def unembedding(self) -> Tensor:

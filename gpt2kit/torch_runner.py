@@ -210,7 +210,7 @@ class TorchRunner:
         """(rows, d_model) -> probabilities (rows, vocab) and their negative entropy (rows,)."""
         logits, _ = self._logits(resid)
         p = logits.softmax(-1)
-        return p, torch.linalg.vecdot(p, logits) - logits.logsumexp(-1)
+        return p, _rowwise(p, logits) - logits.logsumexp(-1)
 
     def _statistics(
         self,
@@ -232,16 +232,18 @@ class TorchRunner:
             "top_ids": top.indices,
             "top_logprobs": top.values - log_z[:, None],
             "log_z": log_z + most[:, 0],
-            "entropy": log_z - torch.linalg.vecdot(weights, logits) / z,
+            "entropy": log_z - _rowwise(weights, logits) / z,
         }
         if targets is not None:
             chosen = logits.gather(-1, self._tensor(targets))  # (rows, targets)
-            above = [(logits > column[:, None]).sum(-1) for column in chosen.unbind(-1)]
+            above = [
+                torch.count_nonzero(logits > column[:, None], -1) for column in chosen.unbind(-1)
+            ]
             out["target_logprobs"] = chosen - log_z[:, None]
             out["target_ranks"] = torch.stack(above, -1)
         if reference is not None:
             p, negative_entropy = reference
-            out["kl"] = log_z - torch.linalg.vecdot(p, logits) + negative_entropy
+            out["kl"] = log_z - _rowwise(p, logits) + negative_entropy
         return {name: x.cpu().numpy() for name, x in out.items()}
 
     def _tensor(self, array: np.ndarray) -> Tensor:
@@ -294,6 +296,11 @@ def _largest(logits: Tensor, k: int | None) -> tuple[Floats, Ints | None]:
         return largest(_numpy(logits), k)
     top = logits.topk(k)
     return _numpy(top.values), top.indices.cpu().numpy()
+
+
+def _rowwise(a: Tensor, b: Tensor) -> Tensor:
+    """Dot products of the rows of a and b (rows, vocab) -> (rows,), without their product."""
+    return (a[:, None] @ b[:, :, None])[:, 0, 0]
 
 
 def _checked(tap: str, function: Function, x: Tensor) -> Tensor:

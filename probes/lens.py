@@ -161,7 +161,7 @@ class LogitLens:
 
 def logit_lens(
     runner: Runner,
-    prompt: str,
+    prompt: str | Sequence[int],
     *,
     top_k: int = 5,
     targets: str | Sequence[str] = (),
@@ -171,6 +171,7 @@ def logit_lens(
 ) -> LogitLens:
     """Read the residual stream (or what is added to it) through ln_f and the unembedding.
 
+    prompt:  text, or token ids.
     top_k:   how many of the likeliest tokens to keep in each cell.
     targets: tokens to follow; each must be one token, its leading space included.
     sites:   "resid" (the embedding, then the stream after each layer), "mid" (after each
@@ -184,8 +185,9 @@ def logit_lens(
     if isinstance(targets, str):
         targets = [targets]
     config = runner.config
-    ids = encode(runner, prompt)
-    assert runner.tokenizer is not None
+    ids = encode(runner, prompt) if isinstance(prompt, str) else [int(i) for i in prompt]
+    if runner.tokenizer is None:
+        raise InputError(f"{runner.source} has no tokenizer to name tokens with")
     target_ids = [runner.tokenizer.single(text) for text in targets]
     if prepend_bos:
         if config.bos_token_id is None:

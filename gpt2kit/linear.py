@@ -1,0 +1,31 @@
+"""x W + b, on the fastest kernel at hand."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(  # type: ignore[no-untyped-call]
+    torch.ops.mkldnn, "_linear_pointwise"
+)
+_LARGE = 1 << 19  # weights; below, preparing a kernel for a new shape costs more than it brings
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x (…, in), weight (out, in), bias (out,) -> (…, out).
+
+    Without gradients, float32 on a CPU goes to oneDNN, by the operator that torch's own compiler
+    calls; eager torch would take a kernel that is about half as fast.
+    """
+    if (
+        _ONEDNN
+        and x.dtype is torch.float32
+        and x.device.type == "cpu"
+        and weight.numel() >= _LARGE
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+    ):
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        return out
+    return F.linear(x, weight, bias)
