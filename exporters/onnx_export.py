@@ -83,15 +83,8 @@ def export_onnx(
             if quantize:
                 pack(model, quantize)
             program = _trace(model, names, profile, DTYPES[dtype], opset)
-            drop_reshapes(program.model.graph)
-            if profile == "fused":
-                join_projections(program.model.graph)
-                join_gelus(program.model.graph)
-                if dtype != "float32":  # for CUDA; the CPU's kernel is slower than its two parts
-                    join_norms(program.model.graph)
             on_progress("writing")
-            _describe(program, runner, names, profile, dtype, opset)
-            program.model.metadata_props["gpt2kit.quantize"] = quantize or ""
+            _describe(program, runner, names, profile, dtype, quantize, opset)
             _save(program, draft, external_data)
             for name, text in sidecars.items():
                 (Path(folder) / name).write_text(text, encoding="utf-8")
@@ -241,6 +234,12 @@ def _trace(
         reason = (str(error).strip().splitlines() or [repr(error)])[-1]
         raise ExportError(f"the model could not be traced at opset {opset}: {reason}") from error
     assert program is not None
+    drop_reshapes(program.model.graph)
+    if profile == "fused":
+        join_projections(program.model.graph)
+        join_gelus(program.model.graph)
+        if dtype is not torch.float32:  # for CUDA; the CPU's kernel is slower than its two parts
+            join_norms(program.model.graph)
     return program
 
 
@@ -264,6 +263,7 @@ def _describe(
     taps: tuple[str, ...],
     profile: str,
     dtype: str,
+    quantize: str | None,
     opset: int,
 ) -> None:
     """Replace the tracer's notes, local paths among them, by what the file is."""
@@ -293,6 +293,7 @@ def _describe(
             "gpt2kit.weights_sha256": weights_sha256(rounded(runner, DTYPES[dtype]).model),
             "gpt2kit.config": json.dumps(runner.config.to_hf()),
             "gpt2kit.dtype": dtype,
+            "gpt2kit.quantize": quantize or "",
             "gpt2kit.profile": profile,
             "gpt2kit.opset": str(opset),
             "gpt2kit.taps": json.dumps(taps),

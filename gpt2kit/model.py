@@ -98,7 +98,7 @@ class Conv1D(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, in) -> (…, out)."""
-        return linear(x, self.weight.T, self.bias)
+        return linear(x, self.weight, self.bias)
 
 
 class Embedding(nn.Embedding):
@@ -270,7 +270,7 @@ class GPT2(nn.Module):
 
     def unembed(self, x: Tensor) -> Tensor:
         """ln_f (…, d_model) -> logits (…, vocab)."""
-        return linear(x, self.unembedding)
+        return linear(x, self.unembedding.T)
 
     @property
     def unembedding(self) -> Tensor:

@@ -364,7 +364,7 @@ def test_standard_input_must_be_utf8_and_hold_something(folder, command):
     [
         (["out.onnx", "--taps", "blocks.3.z"], "the model has layers 0 to 2"),
         (["out.onnx", "--taps", "blocks.0.zz"], r"did you mean 'blocks\.0\.z'"),
-        (["out.onnx", "--dtype", "bfloat16"], "not one of float32, float16"),
+        (["out.onnx", "--dtype", "float64"], "not one of float32, float16, bfloat16"),
         (["out.onnx", "--opset", "17"], "opset 17 is not from 18 to 24"),
         (["out.bin"], r"ends in \.onnx"),
         (["none/out.onnx"], "does not exist"),

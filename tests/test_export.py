@@ -197,6 +197,7 @@ def test_metadata_says_what_the_file_is(exported):
         "gpt2kit.profile": "portable",
         "gpt2kit.opset": "23",
         "gpt2kit.edits": "[]",
+        "gpt2kit.quantize": "",
     }
 
 
@@ -395,7 +396,7 @@ def traced():
     """A runner and its trace, to try again and again what comes after tracing."""
     runner = tiny_runner(n_layer=1)
     return runner, exporters.onnx_export._trace(
-        runner, ("blocks.0.mlp_pre",), "portable", "float32", 23
+        runner.model, ("blocks.0.mlp_pre",), "portable", torch.float32, 23
     )
 
 
@@ -477,7 +478,7 @@ def test_a_failed_gate_leaves_nothing(folder, traced, monkeypatch):
 def test_the_gate_sees_a_wrong_trace(folder, traced, monkeypatch):
     runner, program = traced
     exporters.onnx_export._describe(
-        program, runner, (), "portable", "float32", 23
+        program, runner, (), "portable", "float32", None, 23
     )  # names the weights
     value = program.model.graph.initializers["h.0.mlp.c_fc.bias"]
     wrong = onnx_ir.tensor(value.const_value.numpy() + np.float32(0.1))
@@ -504,7 +505,7 @@ def test_success_replaces_an_older_file(folder, traced):
         ("missing/out.onnx", {}, ExportError, "the folder .*missing does not exist"),
         ("file/out.onnx", {}, ExportError, "the folder .*file does not exist"),
         ("folder.onnx", {}, ExportError, "is a folder; give a file name"),
-        ("out.onnx", {"dtype": "bfloat16"}, ExportError, "not one of float32, float16"),
+        ("out.onnx", {"dtype": "float64"}, ExportError, "not one of float32, float16, bfloat16"),
         ("out.onnx", {"opset": 17}, ExportError, "opset 17 is not from 18 to 24"),
         ("out.onnx", {"opset": 25}, ExportError, "opset 25 is not from 18 to 24"),
         ("out.onnx", {"taps": ["blocks.2.z"]}, TapError, "layers 0 to 1"),

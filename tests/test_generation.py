@@ -42,12 +42,13 @@ class Script:
     def new_cache(self, batch_size=1, max_length=None):
         return KVCache(np.zeros(batch_size, np.int64), max_length)
 
-    def run(self, ids, *, cache, lengths, last_only, edits, taps=()):
+    def run(self, ids, *, cache, lengths, last_only, edits, top_k, taps=()):
         logits = np.zeros((len(self.lines), 1, VOCAB), np.float32)
         for row, line in enumerate(self.lines):
             logits[row, 0, line[self.runs % len(line)]] = 50
         self.runs += 1
-        return Run(logits, TapDict({}, 3), cache)
+        values, top_ids = largest(logits, top_k)
+        return Run(values, TapDict({}, 3), cache, top_ids)
 
 
 def say(*lines, prompt="p", n=None, config=CONFIG, **options):

@@ -1,0 +1,66 @@
+"""What the traced graph is simplified to, and that taps keep what they show."""
+
+from collections import Counter
+
+import onnx
+import pytest
+from conftest import CONFIG, close, random_ids
+
+from exporters import export_onnx, open_onnx
+
+LAYERS = CONFIG.n_layer
+
+
+def ops(path) -> Counter:
+    return Counter(node.op_type for node in onnx.load(path).graph.node)
+
+
+def attention(path) -> list[onnx.NodeProto]:
+    return [n for n in onnx.load(path).graph.node if n.op_type == "GroupQueryAttention"]
+
+
+@pytest.fixture(scope="module")
+def plain(torch_runner, tmp_path_factory):
+    path = tmp_path_factory.mktemp("plain") / "x.onnx"
+    assert export_onnx(torch_runner, path, profile="fused").passed
+    return path
+
+
+def test_nothing_is_taken_apart_that_nobody_looks_at(plain):
+    found = ops(plain)
+    assert found["Reshape"] <= 4
+    assert found["Split"] == 0
+    assert found["FastGelu"] == LAYERS
+    assert found["Gelu"] == 0
+    assert found["SkipLayerNormalization"] == 0  # slower than its parts on the CPU
+    assert all(list(node.input[1:3]) == ["", ""] for node in attention(plain))
+
+
+@pytest.mark.parametrize(
+    "tap", ["blocks.1.q", "blocks.1.v", "blocks.1.z", "blocks.1.mlp_pre", "blocks.1.resid_mid"]
+)
+def test_a_tap_costs_no_more_than_its_own_place(torch_runner, plain, tmp_path, tap):
+    path = tmp_path / "x.onnx"
+    assert export_onnx(torch_runner, path, profile="fused", taps=tap).passed
+    ids = random_ids(1, 7)
+    got = open_onnx(path, device="cpu").run(ids, taps=tap).taps[tap]
+    close(got, torch_runner.run(ids, taps=tap).taps[tap])
+    assert all(list(node.input[1:3]) == ["", ""] for node in attention(path))
+    assert ops(path)["Gelu"] == ("mlp_pre" in tap)
+    assert sum(ops(path).values()) <= sum(ops(plain).values()) + 8
+
+
+def test_for_cuda_sums_join_their_norms(torch_runner, tmp_path):
+    taps = ["blocks.*.resid_*", "blocks.0.attn_out", "ln_f"]
+    report = export_onnx(
+        torch_runner, tmp_path / "x.onnx", profile="fused", dtype="float16", taps=taps
+    )
+    assert report.passed
+    assert ops(tmp_path / "x.onnx")["SkipLayerNormalization"] == 2 * LAYERS + 1
+    assert ops(tmp_path / "x.onnx")["LayerNormalization"] == 0
+
+
+def test_the_portable_profile_stays_with_the_standard(torch_runner, tmp_path):
+    export_onnx(torch_runner, tmp_path / "x.onnx")
+    model = onnx.load(tmp_path / "x.onnx")
+    assert {node.domain for node in model.graph.node} == {""}

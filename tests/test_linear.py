@@ -1,0 +1,46 @@
+"""The fast kernel gives what the plain one does, and steps aside where it must."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from gpt2kit import linear as module
+from gpt2kit.linear import linear
+
+if not module._ONEDNN:
+    pytest.skip("torch was built without oneDNN", allow_module_level=True)
+
+
+def problem(rows, n_in, n_out, view):
+    g = torch.Generator().manual_seed(0)
+    weight = torch.randn((n_out, n_in) if view else (n_in, n_out), generator=g)
+    x, bias = torch.randn(*rows, n_in, generator=g), torch.randn(n_out, generator=g)
+    return x, weight.T if view else weight, bias
+
+
+@pytest.mark.parametrize("rows", [(1,), (3,), (1, 1), (2, 7), (1, 130)])
+@pytest.mark.parametrize("view", [True, False])
+@pytest.mark.parametrize("biased", [True, False])
+def test_it_equals_torchs_own(rows, view, biased):
+    x, weight, bias = problem(rows, 700, 800, view)
+    assert weight.numel() >= module._LARGE
+    bias = bias if biased else None
+    with torch.inference_mode():
+        got = linear(x, weight, bias)
+    want = F.linear(x.double(), weight.T.double(), None if bias is None else bias.double())
+    assert got.shape == want.shape
+    assert (got - want).abs().max() < 1e-5 * want.abs().max()
+
+
+def test_gradients_flow():
+    x, weight, bias = problem((2, 3), 700, 800, True)
+    x.requires_grad_()
+    linear(x, weight, bias).sum().backward()
+    assert torch.allclose(x.grad, weight.sum(1).expand_as(x), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_dtypes_are_torchs(dtype):
+    x, weight, bias = (part.to(dtype) for part in problem((2, 3), 700, 800, True))
+    with torch.inference_mode():
+        assert torch.equal(linear(x, weight, bias), x @ weight + bias)

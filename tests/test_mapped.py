@@ -1,0 +1,79 @@
+"""Weights that are mapped from the file, not read: the same model, and the same errors."""
+
+import os
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from conftest import random_ids
+
+from exporters import export_onnx, mapped, open_onnx
+from exporters.mapped import without_weights
+from gpt2kit.errors import EngineError
+
+
+@pytest.fixture(autouse=True)
+def everything_is_large(monkeypatch):
+    monkeypatch.setattr(mapped, "LARGE", 64)
+
+
+def test_the_graph_is_the_same_but_for_where_weights_lie(fused_runner):
+    whole, graph = onnx.load(fused_runner.path), onnx.load_from_string(
+        without_weights(fused_runner.path)
+    )  # fmt: skip
+    data = fused_runner.path.read_bytes()
+    moved = 0
+    for want, got in zip(whole.graph.initializer, graph.graph.initializer, strict=True):
+        place = {entry.key: entry.value for entry in got.external_data}
+        if place:
+            moved += 1
+            start = int(place["offset"])
+            assert place["location"] == fused_runner.path.name
+            assert data[start : start + int(place["length"])] == want.raw_data
+            assert not got.raw_data
+            del got.external_data[:]
+            got.ClearField("data_location")
+            got.raw_data = want.raw_data
+        assert got == want
+    assert moved > 20
+    assert graph == whole
+
+
+def test_results_are_the_same(fused_runner):
+    ids = random_ids(2, 6)
+    want = fused_runner.run(ids)  # opened with weights this small in the graph
+    got = open_onnx(fused_runner.path, device="cpu").run(ids)
+    assert (got.logits == want.logits).all()
+
+
+def test_a_path_from_another_folder(torch_runner, tmp_path, monkeypatch):
+    folder = tmp_path / "with a space"
+    folder.mkdir()
+    export_onnx(torch_runner, folder / "ä.onnx")
+    monkeypatch.chdir(tmp_path)
+    runner = open_onnx("with a space/ä.onnx", device="cpu")
+    assert runner.readout(np.zeros((1, 24), np.float32)).top_ids.shape == (1, 5)
+
+
+def test_external_weights_stay_where_they_are(torch_runner, tmp_path):
+    export_onnx(torch_runner, tmp_path / "x.onnx", external_data=True)
+    assert open_onnx(tmp_path / "x.onnx", device="cpu").run([[1, 2]]).logits.shape == (1, 2, 261)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.9999])
+def test_a_file_cut_off_is_told_as_before(fused_runner, tmp_path, share):
+    data = fused_runner.path.read_bytes()
+    path = tmp_path / "cut.onnx"
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(EngineError, match=r"cut\.onnx"):
+        open_onnx(path, device="cpu")
+
+
+@pytest.mark.parametrize("content", [b"", b"text, not a model", b"\xff" * 40, os.urandom(999)])
+def test_what_is_no_protobuf_is_left_to_onnxruntime(tmp_path, content):
+    path = tmp_path / "x.onnx"
+    path.write_bytes(content)
+    assert without_weights(path) is None
+    with pytest.raises(Exception):  # noqa: B017, PT011 - whatever onnxruntime says
+        mapped.session(path, ort.SessionOptions(), providers=["CPUExecutionProvider"])
