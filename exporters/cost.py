@@ -55,7 +55,8 @@ def cost(runner: TorchRunner, onnx: OnnxRunner) -> Cost:
     """
     ids, text = _held_out(runner)
     totals, tokens = np.zeros(4), 0
-    for window in np.array_split(ids, np.arange(WINDOW, len(ids), WINDOW)):
+    width = min(WINDOW, runner.config.n_positions)
+    for window in np.array_split(ids, np.arange(width, len(ids), width)):
         if len(window) > 1:
             before, after = (_log_softmax(r.run(window[:-1]).logits[0]) for r in (runner, onnx))
             totals += _sums(before, after, window[1:])

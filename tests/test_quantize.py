@@ -38,7 +38,7 @@ def bundled() -> TorchRunner:
 @pytest.fixture(scope="module", params=["portable", "fused"])
 def quantised(request, kind, bundled, tmp_path_factory):
     path = tmp_path_factory.mktemp("quantised") / "model.onnx"
-    export_onnx(bundled, path, profile=request.param, quantize=kind, taps="blocks.*.resid_post")
+    export_onnx(bundled, path, profile=request.param, quantize=kind, taps="*.resid_*")
     return open_onnx(path, device="cpu")
 
 
@@ -57,9 +57,11 @@ def test_packed_weights_are_the_nearest_of_their_block(bits, shape):
     most = blocks.amax(-1).clamp(min=0) - blocks.amin(-1).clamp(max=0)
     step = (most / (2**bits - 1))[:, :, None]
     error = (packed.dequantised().view_as(blocks) - blocks).abs()
-    # Half a step where a value is rounded, a step where the zero point is, and float16 scales.
-    assert (error <= 1.01 * step + most[:, :, None] * 2**-10).all()
-    assert error.mean() < 0.3 * step.mean()
+    # Half a step where a value is rounded, as much where the zero point is; and a block.s range
+    # of 4 bits may have been narrowed to 0.85 of it, where that brings it nearer as a whole.
+    narrowed = 0.15 * most[:, :, None] if bits == 4 else 0
+    assert (error <= 1.1 * step + narrowed).all()
+    assert error.square().mean().sqrt() < (0.29 if bits == 4 else 0.32) * step.mean()
 
 
 def test_a_block_is_a_power_of_two_that_divides_the_axis():
@@ -121,7 +123,7 @@ def test_eight_bits_cost_less_than_four(bundled, tmp_path):
 def test_embedding_and_unembedding_are_one_matrix(quantised, bundled):
     graph = onnx.load(quantised.path).graph
     vocab = bundled.config.vocab_size
-    wide = [x for x in graph.initializer if x.dims[0] == vocab and len(x.dims) == 3]
+    wide = [x for x in graph.initializer if len(x.dims) == 3 and x.dims[0] == vocab]
     assert len(wide) == 1
     assert numpy_helper.to_array(wide[0]).dtype == np.uint8
     assert not any(x.dims == [vocab, bundled.config.n_embd] for x in graph.initializer)
