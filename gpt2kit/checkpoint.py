@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import sys
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ def find(model: str | os.PathLike[str], revision: str | None = None) -> Checkpoi
     name = os.fspath(model)
     if not name:
         raise CheckpointError("the model's name is empty; give a folder, a hub id or 'bundled'")
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))  # noqa: PTH111 - Path's raises for an unknown ~user
     if name == "auto":
         return _auto(revision)
     if name == "bundled" or folder.is_dir() or folder.is_absolute() or name.startswith((".", "~")):
@@ -192,7 +193,9 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
 def _read_bin(file: Path) -> dict[str, Tensor]:
     try:
         mmap = zipfile.is_zipfile(file)  # files from before torch 1.6 are not, and load as well
-        weights = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch remarks on what it then refuses
+            weights = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{file}: refused, it is damaged or holds code or objects beside tensors; "

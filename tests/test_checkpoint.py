@@ -2,8 +2,10 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -478,3 +480,17 @@ def test_a_tied_copy_may_be_of_another_dtype(tmp_path):
     saved["lm_head.weight"] = saved["wte.weight"].float()
     save_file(saved, tmp_path / "a" / "model.safetensors")
     assert load(tmp_path / "a").run([1, 2]).logits.shape == (1, 2, CONFIG.vocab_size)
+
+
+def test_a_bare_pickle_with_code_is_refused_in_silence(folder):
+    proof = folder / "it ran"
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Code(proof), protocol=4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        refused("pytorch_model.bin: refused.*holds code or objects", folder)
+    assert not proof.exists()
+
+
+def test_a_home_that_does_not_exist_is_no_such_folder():
+    refused("~nobody-by-this-name: no such folder", "~nobody-by-this-name")
