@@ -30,6 +30,7 @@ from checkpoint import WEIGHTS, make_checkpoint
 import gpt2kit
 from exporters import export_onnx
 from exporters.bench import read_bandwidth
+from exporters.cost import log_softmax
 from gpt2kit.torch_runner import load
 
 HERE = Path(__file__).resolve().parent
@@ -353,13 +354,6 @@ def accuracy(bench: Bench) -> list[str]:
         size = bench.path(SIDES[small]).stat().st_size / 1e6
         rows.append(f"| {small} | {kl:.2e} | {same:.1%} | {size:.1f} |")
     return rows
-
-
-def log_softmax(logits: Any) -> Any:
-    """Along the last axis, in float64."""
-    x = logits.astype(np.float64)
-    x -= x.max(-1, keepdims=True)
-    return x - np.log(np.exp(x).sum(-1, keepdims=True))
 
 
 FIGURES: list[Callable[[Bench], list[str]]] = [floor, long_context, resident, lens_memory]

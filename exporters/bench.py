@@ -13,13 +13,17 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from exporters.interface import data_file
 from exporters.onnx_runner import OnnxRunner
 from gpt2kit.runner import KVCache, Runner
+
+if TYPE_CHECKING:
+    from gpt2kit.torch_runner import TorchRunner
 
 PREFILLS = (128, 512)
 DECODE_FROM, DECODE_STEPS = 128, 64
@@ -119,10 +123,10 @@ def _decode(runner: Runner, ids: NDArray[np.int64], start_at: int) -> float:
 def _sizes(runner: Runner) -> tuple[int, int | None, str]:
     """Bytes of the weights, bytes on disk, and "cpu" or another device."""
     if isinstance(runner, OnnxRunner):
-        files = [runner.path, runner.path.with_name(f"{runner.path.name}.data")]
+        files = [runner.path, data_file(runner.path)]
         size = sum(file.stat().st_size for file in files if file.exists())
         return size, size, runner.device
-    model: Any = getattr(runner, "model")  # noqa: B009
+    model = cast("TorchRunner", runner).model
     weights = sum(x.numel() * x.element_size() for x in model.parameters())
     return weights, None, str(model.wte.weight.device.type)
 

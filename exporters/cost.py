@@ -58,7 +58,7 @@ def cost(runner: TorchRunner, onnx: OnnxRunner) -> Cost:
     width = min(WINDOW, runner.config.n_positions)
     for window in np.array_split(ids, np.arange(width, len(ids), width)):
         if len(window) > 1:
-            before, after = (_log_softmax(r.run(window[:-1]).logits[0]) for r in (runner, onnx))
+            before, after = (log_softmax(r.run(window[:-1]).logits[0]) for r in (runner, onnx))
             totals += _sums(before, after, window[1:])
             tokens += len(window) - 1
     kl, top1, *losses = (float(total) / tokens for total in totals)
@@ -75,7 +75,8 @@ def _held_out(runner: TorchRunner) -> tuple[Ints, str]:
     return np.array(runner.tokenizer.encode(text)), "the end of Alice in Wonderland"
 
 
-def _log_softmax(logits: Floats) -> Floats:
+def log_softmax(logits: Floats) -> Floats:
+    """Log-probabilities along the last axis, in float64."""
     shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
     out: Floats = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
     return out

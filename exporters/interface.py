@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 def past_names(n_layer: int) -> list[str]:
     """Inputs with the cached keys and values, (batch, head, past, d_head) each."""
@@ -12,6 +14,11 @@ def past_names(n_layer: int) -> list[str]:
 def present_names(n_layer: int) -> list[str]:
     """Outputs with the keys and values to go on from, in the order of `past_names`."""
     return [f"present.{i}.{part}" for i in range(n_layer) for part in ("key", "value")]
+
+
+def data_file(path: Path) -> Path:
+    """Where the weights of a file lie that are not in it."""
+    return path.with_name(f"{path.name}.data")
 
 
 LOGITS_POSITIONS = "logits_positions"  # fused profile only: which columns get logits

@@ -24,7 +24,7 @@ import gpt2kit
 from exporters.devices import cuda_problems
 from exporters.fusions import drop_reshapes, join_gelus, join_norms, join_projections
 from exporters.graphs import Fused, Portable
-from exporters.interface import LOGITS_POSITIONS, past_names, present_names
+from exporters.interface import LOGITS_POSITIONS, data_file, past_names, present_names
 from exporters.parity import Report, check, on_cpu, rounded
 from exporters.quantize import BITS, pack
 from gpt2kit.checkpoint import weights_sha256
@@ -98,7 +98,7 @@ def export_onnx(
             replaced = target.exists()
             for file in made:
                 file.replace(target.parent / file.name)
-            data = _data_file(target)
+            data = data_file(target)
             if replaced and data.name not in [file.name for file in made]:
                 data.unlink(missing_ok=True)  # the replaced file's weights
     except OSError as error:
@@ -149,10 +149,6 @@ def _check_arguments(
             f"the fused profile has no {hidden[0]}: its attention is one operator; export that tap "
             "in the portable profile"
         )
-
-
-def _data_file(target: Path) -> Path:
-    return target.with_name(f"{target.name}.data")
 
 
 def _sidecars(runner: TorchRunner) -> dict[str, str]:
@@ -306,7 +302,7 @@ def _save(program: torch.onnx.ONNXProgram, path: Path, external_data: bool) -> N
     values = [value.const_value for value in program.model.graph.initializers.values()]
     size = sum(value.nbytes for value in values if value is not None)
     external = external_data or size > EXTERNAL_DATA_ABOVE
-    onnx_ir.save(program.model, path, external_data=_data_file(path).name if external else None)
+    onnx_ir.save(program.model, path, external_data=data_file(path).name if external else None)
 
 
 def _append_metadata(path: Path, metadata: dict[str, str]) -> None:

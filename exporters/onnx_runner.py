@@ -26,7 +26,7 @@ from exporters.topk_graph import TopK
 from gpt2kit.config import GPT2Config
 from gpt2kit.errors import EditError, EngineError, InputError, TapError
 from gpt2kit.readout import Floats, Readout, tiled
-from gpt2kit.runner import Batch, Ids, KVCache, Run, Source, prepare
+from gpt2kit.runner import Batch, Ids, KVCache, Run, Source, cache_length, prepare
 from gpt2kit.sampling import largest
 from gpt2kit.taps import TapDict, axes_of, resolve
 from gpt2kit.tokenizer import Tokenizer
@@ -432,10 +432,7 @@ class OnnxRunner:
 
     def new_cache(self, batch_size: int = 1, max_length: int | None = None) -> KVCache:
         """An empty cache for `batch_size` rows of at most `max_length` positions."""
-        c = self.config
-        length = c.n_positions if max_length is None else max_length
-        if not 1 <= length <= c.n_positions:
-            raise InputError(f"max_length = {length} must be from 1 to {c.n_positions}")
+        length = cache_length(max_length, self.config)
         lengths = np.zeros(batch_size, np.int64)
         if self.profile == "fused":
             return InPlaceCache(self.empty(batch_size, length), lengths, length)

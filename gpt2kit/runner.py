@@ -189,6 +189,14 @@ def prepare(
     return batch
 
 
+def cache_length(max_length: int | None, config: GPT2Config) -> int:
+    """The positions that a new cache is to hold; by default the whole context."""
+    length = config.n_positions if max_length is None else max_length
+    if not 1 <= length <= config.n_positions:
+        raise InputError(f"max_length = {length} must be from 1 to {config.n_positions}")
+    return length
+
+
 def _rectangle(ids: Ids, lengths: ArrayLike | None) -> tuple[Ints, Ints]:
     """Rows of ids (batch, pos), padded with 0, and their lengths."""
     if len(ids) and not isinstance(ids, np.ndarray) and isinstance(ids[0], Sequence | np.ndarray):

@@ -16,7 +16,7 @@ from gpt2kit.edits import Affine, Chunk, Edit, affine
 from gpt2kit.errors import EditError, InputError
 from gpt2kit.model import GPT2, Cache, Hooks, at_least_float32
 from gpt2kit.readout import Floats, Ints, Readout, tiled
-from gpt2kit.runner import Batch, Ids, KVCache, Run, Source, prepare
+from gpt2kit.runner import Batch, Ids, KVCache, Run, Source, cache_length, prepare
 from gpt2kit.sampling import largest
 from gpt2kit.taps import TapDict, resolve_one
 from gpt2kit.tokenizer import Tokenizer
@@ -172,9 +172,7 @@ class TorchRunner:
     def new_cache(self, batch_size: int = 1, max_length: int | None = None) -> TorchCache:
         """An empty cache for `batch_size` rows of at most `max_length` positions."""
         c = self.config
-        length = c.n_positions if max_length is None else max_length
-        if not 1 <= length <= c.n_positions:
-            raise InputError(f"max_length = {length} must be from 1 to {c.n_positions}")
+        length = cache_length(max_length, c)
         shape = (c.n_layer, batch_size, c.n_head, length, c.d_head)
         keys, values = (torch.zeros(shape, dtype=self._dtype, device=self.device) for _ in "kv")
         return TorchCache(keys, values, np.zeros(batch_size, np.int64))
