@@ -470,12 +470,8 @@ class OnnxRunner:
 
     @cached_property
     def _readout(self) -> ReadoutGraph:
-        return ReadoutGraph(
-            self.path,
-            self.config.layer_norm_epsilon,
-            _options(self.threads),
-            providers=_providers(self.device),
-        )
+        options, providers = _options(self.threads), _providers(self.device)
+        return ReadoutGraph(self.path, self.config, self.device, options, providers=providers)
 
     def readout(
         self,
@@ -492,8 +488,9 @@ class OnnxRunner:
             reference,
             config=self.config,
             top_k=top_k,
-            reference_of=self._readout.logprobs,
-            statistics=partial(self._readout.statistics, top_k),
+            open_tile=self._readout.tile,
+            vectors=self._readout.vectors,
+            width=self._readout.width,
         )
 
 

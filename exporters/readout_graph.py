@@ -1,8 +1,7 @@
-"""ln_f, unembedding and next-token statistics: a small graph over an exported file's weights."""
+"""ln_f, unembedding and the sums of a readout: two small graphs over an exported file's weights."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,45 +10,22 @@ import onnx
 import onnx_ir
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import TensorProto, numpy_helper, parser
+from onnx import TensorProto, parser
 
 from exporters import mapped
+from gpt2kit.config import GPT2Config
+from gpt2kit.readout import Floats, Ints, Piece
 
-# EPSILON and UNEMBED are filled in. Statistics are float32 whatever the weights are.
-# `targets` and `reference` have defaults, so both are optional; only what is fetched is computed.
-_GRAPH = """
+# From residual vectors to what their logits are made of. EPSILON and LOGITS are filled in.
+_OPEN = """
 <ir_version: 10, opset_import: ["" : 18, "com.microsoft" : 1]>
-readout (float[rows, d_model] resid, int64[one] k, int64[rows, n] targets,
-         float[rows, vocab] reference)
-    => (float[rows, vocab] logprobs, int64[rows, top] top_ids, float[rows, top] top_logprobs,
-        float[rows] log_z, float[rows] entropy, float[rows] kl,
-        float[rows, n] target_logprobs, int64[rows, n] target_ranks)
-<int64[1] last = {-1}, int64[1] start = {0}, int64[1] one = {1}>
+open (float[rows, d_model] resid, int64[rows, n] targets)
+    => (DTYPE[rows, d_model] normed, OUTPUTS float[rows, n] chosen)
+<int64[1] last = {-1}>
 {
     narrow_resid = CastLike (resid, gain)
     normed = LayerNormalization <axis = -1, epsilon = EPSILON> (narrow_resid, gain, bias)
-    UNEMBED
-    logits = Cast <to = 1> (narrow)
-    logprobs = LogSoftmax <axis = -1> (logits)
-    top_logprobs, top_ids = TopK <axis = -1> (logprobs, k)
-    a_logit = Slice (logits, start, one, last)
-    a_logprob = Slice (logprobs, start, one, last)
-    offset = Sub (a_logit, a_logprob)
-    log_z = Squeeze (offset, last)
-    p = Exp (logprobs)
-    terms = Mul (p, logprobs)
-    negative = ReduceSum <keepdims = 0> (terms, last)
-    entropy = Neg (negative)
-    reference_p = Exp (reference)
-    gap = Sub (reference, logprobs)
-    weighted = Mul (reference_p, gap)
-    kl = ReduceSum <keepdims = 0> (weighted, last)
-    target_logprobs = GatherElements <axis = -1> (logprobs, targets)
-    columns = Unsqueeze (target_logprobs, last)
-    every = Unsqueeze (logprobs, one)
-    above = Greater (every, columns)
-    ones = Cast <to = 7> (above)
-    target_ranks = ReduceSum <keepdims = 0> (ones, last)
+    CHOSEN
 }
 """
 _PLAIN = "narrow = Gemm <transB = 1> (normed, unembedding)"
@@ -57,52 +33,150 @@ _QUANTISED = """
     scales = Cast <to = 1> (narrow_scales)
     narrow = com.microsoft.MatMulNBits <ATTRIBUTES> (normed, packed, scales, zeros)
 """
+_CHOSEN_OF_ALL = """
+    LOGITS
+    logits = Cast <to = 1> (narrow)
+    chosen = GatherElements <axis = -1> (logits, targets)
+"""
+_CHOSEN_ALONE = """
+    columns = Gather (unembedding, targets)
+    row = Unsqueeze (normed, last)
+    products = MatMul (columns, row)
+    narrow_chosen = Squeeze (products, last)
+    chosen = Cast <to = 1> (narrow_chosen)
+"""
+# The sums of `gpt2kit.readout.Piece`, from logits or from what they are the product of.
+_MEET = """
+<ir_version: 10, opset_import: ["" : 18]>
+meet (INPUTS, int64[3] shape, int64[1] k, float[group, row, n] chosen, int64[group, row, n] places)
+    => (float[group, row] high, float[group, row] z, float[group, row] zx, float[group, row] rx,
+        float[group, row, top] top, int64[group, row, top] top_ids, float[group, row, n] above,
+        float[group, row, n] itself)
+<int64[1] start = {0}, int64[1] last = {-1}, int64[1] end = {9223372036854775807},
+ int64[1] third = {2}>
+{
+    PRODUCT
+    logits = Reshape (flat, shape)
+    top, top_ids = TopK <axis = -1, sorted = 0> (logits, k)
+    highest = ReduceMax <keepdims = 1> (logits, last)
+    high = Squeeze (highest, last)
+    x = Sub (logits, highest)
+    weights = Exp (x)
+    z = ReduceSum <keepdims = 0> (weights, last)
+    weighted = Mul (weights, x)
+    zx = ReduceSum <keepdims = 0> (weighted, last)
+    reference = Slice (weights, last, end, start)
+    expected = Mul (reference, x)
+    rx = ReduceSum <keepdims = 0> (expected, last)
+    every = Unsqueeze (logits, third)
+    one = Unsqueeze (chosen, last)
+    larger = Greater (every, one)
+    ones = Cast <to = 1> (larger)
+    above = ReduceSum <keepdims = 0> (ones, last)
+    itself = GatherElements <axis = -1> (logits, places)
+}
+"""
+_PRODUCT = "narrow = Gemm <transB = 1> (normed, piece) flat = Cast <to = 1> (narrow)"
+_SUMS = ["high", "z", "zx", "rx", "top", "top_ids", "above", "itself"]
 
 
 class ReadoutGraph:
-    """The session behind `OnnxRunner.readout`."""
+    """The sessions behind `OnnxRunner.readout`.
+
+    vectors, width: how many vectors meet how many tokens at a time. On a CPU the logits stay within
+    its caches; quantised weights cannot be cut in pieces, and a GPU need not.
+    """
 
     def __init__(
-        self, path: Path, epsilon: float, options: ort.SessionOptions, **session: Any
+        self, path: Path, config: GPT2Config, device: str, options: ort.SessionOptions, **given: Any
     ) -> None:
-        weights, unembed = _weights(path)
-        text = _GRAPH.replace("EPSILON", f"{epsilon:.12f}")
-        model = parser.parse_model(text.replace("UNEMBED", unembed))
-        defaults = {"targets": np.zeros((1, 1), np.int64), "reference": np.zeros((1, 1), "f4")}
-        for name, value in defaults.items():
-            model.graph.initializer.append(numpy_helper.from_array(value, name))
+        weights, product = _weights(path)
+        self.device = device
+        whole = device != "cpu" or "packed" in weights
+        self.pieces = None if whole else weights["unembedding"]
+        self.vectors, self.width = (320, config.vocab_size) if whole else (1024, 512)
+        dtype = weights["gain"].dtype.name.replace("float32", "float")
+        text = _OPEN.replace("EPSILON", f"{config.layer_norm_epsilon:.12f}").replace("DTYPE", dtype)
+        text = text.replace("OUTPUTS", "float[rows, vocab] logits," if whole else "")
+        text = text.replace("CHOSEN", _CHOSEN_OF_ALL if whole else _CHOSEN_ALONE)
+        model = parser.parse_model(text.replace("LOGITS", product))
         for name, array in weights.items():
             model.graph.initializer.append(_stub(name, array))
         # The session reads the arrays where they lie; they must live as long as it does.
         self._values = [_ort_value(x) for x in weights.values()]
+        text = _MEET.replace("PRODUCT", "" if whole else _PRODUCT)
+        inputs = f"{dtype}[rows, d_model] normed, {dtype}[tokens, d_model] piece"
+        text = text.replace("INPUTS", "float[rows, tokens] flat" if whole else inputs)
+        self._meet = ort.InferenceSession(
+            parser.parse_model(text).SerializeToString(), options, **given
+        )
         options.add_external_initializers(list(weights), self._values)
-        self.session = ort.InferenceSession(model.SerializeToString(), options, **session)
+        self._open = ort.InferenceSession(model.SerializeToString(), options, **given)
         self._quick = ort.RunOptions()
         self._quick.only_execute_path_to_fetches = True
 
-    def logprobs(self, resid: NDArray[np.floating]) -> NDArray[np.float32]:
-        """(rows, d_model) -> log-probabilities (rows, vocab)."""
-        feeds = {"resid": resid.astype(np.float32, copy=False), "k": np.array([1])}
-        out: NDArray[np.float32] = self.session.run(["logprobs"], feeds, self._quick)[0]
-        return out
+    def tile(self, resid: Floats, targets: Ints) -> OnnxTile:
+        """Residual vectors (group, row, d_model), targets (group, row, n)."""
+        return OnnxTile(self, resid, targets)
 
-    def statistics(
-        self,
-        top_k: int,
-        resid: NDArray[np.floating],
-        targets: NDArray[np.int64] | None,
-        reference: NDArray[np.float32] | None,
-    ) -> Mapping[str, NDArray[Any]]:
-        """The fields of Readout for a few rows (rows, d_model)."""
-        names = ["top_ids", "top_logprobs", "log_z", "entropy"]
-        feeds = {"resid": resid.astype(np.float32, copy=False), "k": np.array([top_k])}
-        if targets is not None:
-            names += ["target_logprobs", "target_ranks"]
-            feeds["targets"] = np.ascontiguousarray(targets)
-        if reference is not None:
-            names.append("kl")
-            feeds["reference"] = reference
-        return dict(zip(names, self.session.run(names, feeds, self._quick), strict=True))
+    def open(self, resid: Floats, targets: Ints) -> tuple[str, ort.OrtValue, Floats]:
+        """What `meet` reads, its name first, and the targets' logits (rows, n)."""
+        name = "logits" if self.pieces is None else "normed"
+        feeds = {"resid": resid.astype(np.float32, copy=False), "targets": targets}
+        binding = self._open.io_binding()
+        for key, array in feeds.items():
+            binding.bind_cpu_input(key, np.ascontiguousarray(array))
+        binding.bind_output(name, self.device)
+        binding.bind_output("chosen", "cpu")
+        self._open.run_with_iobinding(binding, self._quick)
+        value, chosen = binding.get_outputs()
+        return ("flat" if self.pieces is None else name), value, chosen.numpy()
+
+    def meet(self, values: dict[str, ort.OrtValue], feeds: dict[str, NDArray[Any]]) -> list[Any]:
+        """The outputs _SUMS."""
+        binding = self._meet.io_binding()
+        for name, value in values.items():
+            binding.bind_ortvalue_input(name, value)
+        for name, array in feeds.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        for name in _SUMS:
+            binding.bind_output(name, "cpu")
+        self._meet.run_with_iobinding(binding)
+        return [value.numpy() for value in binding.get_outputs()]
+
+
+class OnnxTile:
+    """See `gpt2kit.readout.Tile`."""
+
+    def __init__(self, graph: ReadoutGraph, resid: Floats, targets: Ints) -> None:
+        self.graph, self.rows, self.count = graph, resid.shape[:2], targets.shape[-1]
+        if not self.count:  # onnxruntime sums nothing wrongly: ask of one and leave it out
+            targets = np.zeros((*self.rows, 1), np.int64)
+        self.targets = targets
+        flat = resid.reshape(-1, resid.shape[-1])
+        name, value, chosen = graph.open(flat, targets.reshape(len(flat), -1))
+        self.value, self._chosen = {name: value}, chosen.reshape(targets.shape)
+        self.chosen = self._chosen[..., : self.count]
+
+    def meet(self, start: int, stop: int, top: Floats) -> Piece:
+        """Read the logits of tokens start to stop."""
+        places = self.targets - start
+        inside = (places >= 0) & (places < stop - start)
+        values = self.value
+        if self.graph.pieces is not None:
+            values = values | {"piece": _ort_value(self.graph.pieces[start:stop])}
+        feeds = {
+            "shape": np.array([*self.rows, stop - start]),
+            "k": np.array([min(top.shape[-1], stop - start)]),
+            "chosen": self._chosen,
+            "places": np.where(inside, places, 0),
+        }
+        found = dict(zip(_SUMS, self.graph.meet(values, feeds), strict=True))
+        # A target is not counted above itself, however its two products were rounded.
+        over = inside & (found.pop("itself") > self._chosen)
+        found["above"] = (found["above"].astype(np.int64) - over)[..., : self.count]
+        found["top_ids"] += start
+        return Piece(**found)
 
 
 def _weights(path: Path) -> tuple[dict[str, NDArray[Any]], str]:

@@ -8,7 +8,7 @@ from torch import Tensor
 _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(  # type: ignore[no-untyped-call]
     torch.ops.mkldnn, "_linear_pointwise"
 )
-_LARGE = 1 << 19  # weights; below, preparing a kernel for a new shape costs more than it brings
+_LARGE = 1 << 18  # weights; below, preparing a kernel for a new shape costs more than it brings
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

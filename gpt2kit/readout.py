@@ -1,14 +1,16 @@
 """Readout: next-token statistics of residual vectors, worked out in tiles.
 
-What an engine must bring is two functions on a few rows of vectors; the walk over layers and
-positions, which never holds layers x positions x vocabulary, is the same for every engine.
+An engine multiplies a few vectors with a piece of the unembedding and sums up what it sees; the
+walk over vectors and vocabulary, and the joining of the sums, are the same for every engine.
+Softmax over a stream: Milakov and Gimelshein 2018, "Online normalizer calculation for softmax",
+arXiv 1805.02867; entropy and KL divergence go the same way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,7 +20,6 @@ from gpt2kit.errors import InputError
 
 Floats = NDArray[np.floating]
 Ints = NDArray[np.int64]
-TILE_BYTES = 64 << 20  # of float32 logits held at a time
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,43 @@ class Readout:
     target_ranks: Ints | None = None
 
 
-# (rows, d_model) -> what the engine needs to know of the distributions that KL is taken from.
-ReferenceOf = Callable[[Floats], Any]
-# (rows, d_model), targets (rows, n) or None, such a reference or None -> the fields of Readout.
-Statistics = Callable[[Floats, Ints | None, Any], Mapping[str, NDArray[Any]]]
+@dataclass(frozen=True)
+class Piece:
+    """What a tile of vectors has to say of one piece of the vocabulary; all (group, row, …).
+
+    With x the logits, h the largest of them in the piece, and r, h_r those of the last group:
+    high: h. z: sum e^(x-h). zx: sum e^(x-h) (x-h). rx: sum e^(r-h_r) (x-h).
+    top, top_ids: the largest logits, in any order, -inf where there are fewer.
+    above: (group, row, targets) how many logits are larger than the target's.
+    """
+
+    high: Floats
+    z: Floats
+    zx: Floats
+    rx: Floats
+    top: Floats
+    top_ids: Ints
+    above: Ints
+
+
+class Tile(Protocol):
+    """Residual vectors (group, row, d_model) in an engine.
+
+    chosen: (group, row, targets) the targets' logits.
+    """
+
+    chosen: Floats
+
+    def meet(self, start: int, stop: int, top: Floats) -> Piece:
+        """Read these tokens' logits.
+
+        top: (group, row, top_k) the largest so far; what does not exceed the last of a row's need
+        not be told.
+        """
+        ...
+
+
+OpenTile = Callable[[Floats, Ints], Tile]  # (group, row, d_model), targets (group, row, n)
 
 
 def tiled(
@@ -55,48 +89,108 @@ def tiled(
     *,
     config: GPT2Config,
     top_k: int,
-    reference_of: ReferenceOf,
-    statistics: Statistics,
+    open_tile: OpenTile,
+    vectors: int,
+    width: int,
 ) -> Readout:
-    """Readout of resid (…, d_model), a few rows at a time; arguments as in `Runner.readout`."""
+    """Readout of resid (…, d_model); the first arguments are those of `Runner.readout`.
+
+    vectors, width: how many vectors meet how many tokens at a time.
+    """
     if not 1 <= top_k <= config.vocab_size:
         raise InputError(f"top_k = {top_k} must be from 1 to the vocabulary's {config.vocab_size}")
-    shape, width = resid.shape[:-1], resid.shape[-1]
-    if width != config.n_embd:
-        raise InputError(f"vectors of width {width} given, the model's are {config.n_embd} wide")
-    if reference is None:
-        rows = resid.size // width
-    else:
-        rows = reference.size // width
-        if (
-            reference.shape[-1] != width
-            or shape[resid.ndim - reference.ndim :] != (reference.shape[:-1])
-        ):
-            raise InputError(f"reference {reference.shape} does not end the axes of {resid.shape}")
-        reference = reference.reshape(rows, width)
-    groups = resid.reshape(-1, rows, width)
-    wanted = None
-    if targets is not None:
-        given = np.atleast_1d(np.asarray(targets, np.int64))
-        if ((given < 0) | (given >= config.vocab_size)).any():
-            raise InputError(f"a target id is outside the vocabulary of {config.vocab_size}")
-        try:
-            wanted = np.broadcast_to(given, (*shape, given.shape[-1]))
-        except ValueError as error:
-            raise InputError(
-                f"targets of shape {given.shape} do not broadcast against {shape}"
-            ) from error
-        wanted = wanted.reshape(len(groups), rows, given.shape[-1])
-    step = max(1, TILE_BYTES // (4 * config.vocab_size))
-    found: list[list[Mapping[str, NDArray[Any]]]] = [[] for _ in groups]
+    shape = resid.shape[:-1]
+    groups, reference = _grouped(resid, reference, config.n_embd)
+    wanted = _targets(targets, shape, groups.shape[:2], config.vocab_size)
+    count, rows = groups.shape[:2]
+    step = max(1, vectors // (count + (reference is not None)))
+    found = []
     for start in range(0, rows, step):
-        part = slice(start, start + step)
-        against = None if reference is None else reference_of(reference[part])
-        for i, vectors in enumerate(groups):
-            ids = None if wanted is None else wanted[i, part]
-            found[i].append(statistics(vectors[part], ids, against))
-    merged = {
-        name: np.stack([np.concatenate([tile[name] for tile in tiles]) for tiles in found])
-        for name in found[0][0]
+        x, ids = groups[:, start : start + step], wanted[:, start : start + step]
+        if reference is not None:  # rides along as one more group, for its logits are needed too
+            x = np.concatenate([x, reference[None, start : start + step]])
+            ids = np.concatenate([ids, ids[-1:]])
+        found.append(_stream(open_tile(x, ids), x.shape[:2], config.vocab_size, width, top_k))
+    left_out = {"kl"} if reference is None else set()
+    if targets is None:
+        left_out |= {"target_logprobs", "target_ranks"}
+    merged = {}
+    for name in found[0].keys() - left_out:
+        whole = np.concatenate([read[name] for read in found], axis=1)[:count]
+        merged[name] = whole.reshape((*shape, *whole.shape[2:]))
+    return Readout(**merged)
+
+
+def _grouped(resid: Floats, reference: Floats | None, width: int) -> tuple[Floats, Floats | None]:
+    """Resid as (group, row, d_model), the reference as (row, d_model) against each group."""
+    if resid.shape[-1] != width:
+        raise InputError(f"vectors of width {resid.shape[-1]} given, the model's are {width} wide")
+    if reference is None:
+        return resid.reshape(1, -1, width), None
+    axes = reference.shape[:-1]
+    if reference.shape[-1] != width or resid.shape[:-1][resid.ndim - reference.ndim :] != axes:
+        raise InputError(f"reference {reference.shape} does not end the axes of {resid.shape}")
+    reference = reference.reshape(-1, width)
+    return resid.reshape(-1, len(reference), width), reference
+
+
+def _targets(
+    targets: ArrayLike | None, shape: tuple[int, ...], rows: tuple[int, ...], vocab: int
+) -> Ints:
+    """Target ids (group, row, n), checked."""
+    if targets is None:
+        return np.zeros((*rows, 0), np.int64)
+    given = np.atleast_1d(np.asarray(targets, np.int64))
+    if ((given < 0) | (given >= vocab)).any():
+        raise InputError(f"a target id is outside the vocabulary of {vocab}")
+    try:
+        wanted = np.broadcast_to(given, (*shape, given.shape[-1]))
+    except ValueError as error:
+        raise InputError(
+            f"targets of shape {given.shape} do not broadcast against {shape}"
+        ) from error
+    return wanted.reshape(*rows, given.shape[-1])
+
+
+def _stream(
+    tile: Tile, rows: tuple[int, ...], vocab: int, width: int, top_k: int
+) -> dict[str, NDArray[Any]]:
+    """Let a tile meet the whole vocabulary, and join what it says of the pieces: Readout's fields,
+    (group, row, …), KL against the last group."""
+    top, top_ids = np.full((*rows, top_k), -np.inf), np.zeros((*rows, top_k), np.int64)
+    ranks = np.zeros(tile.chosen.shape, np.int64)
+    starts = range(0, vocab, width)
+    # Made beforehand: small results kept between large ones would tear the heap into holes.
+    high, z_of, zx_of, rx_of = np.empty((4, len(starts), *rows))
+    for i, start in enumerate(starts):
+        piece = tile.meet(start, min(start + width, vocab), top)
+        high[i], z_of[i], zx_of[i], rx_of[i] = piece.high, piece.z, piece.zx, piece.rx
+        ranks += piece.above
+        _keep_top(top, top_ids, piece)
+        del piece
+    most = high.max(0)
+    below, share = high - most, np.exp(high - most)
+    z = (share * z_of).sum(0)
+    log = np.log(z)
+    log_z = log + most
+    entropy = log - (share * (zx_of + z_of * below)).sum(0) / z
+    expected = (share[:, -1:] * (rx_of + z_of[:, -1:] * below)).sum(0) / z[-1]
+    out = {
+        "log_z": log_z,
+        "entropy": entropy,
+        "kl": log - expected - entropy[-1],  # KL(r || p) = log Z - E_r[x] - H(r)
+        "top_logprobs": top - log_z[..., None],
+        "target_logprobs": tile.chosen - log_z[..., None],
     }
-    return Readout(**{name: x.reshape((*shape, *x.shape[2:])) for name, x in merged.items()})
+    narrow = {name: x.astype(tile.chosen.dtype) for name, x in out.items()}
+    return {"top_ids": top_ids, "target_ranks": ranks, **narrow}
+
+
+def _keep_top(top: Floats, top_ids: Ints, piece: Piece) -> None:
+    """Merge the largest logits of a piece into those so far, largest first."""
+    better = piece.high > top[..., -1]
+    values = np.concatenate([top[better], piece.top[better]], -1)
+    ids = np.concatenate([top_ids[better], piece.top_ids[better]], -1)
+    order = np.argsort(-values, axis=-1, kind="stable")[:, : top.shape[-1]]
+    top[better] = np.take_along_axis(values, order, -1)
+    top_ids[better] = np.take_along_axis(ids, order, -1)

@@ -17,9 +17,9 @@ from gpt2kit.errors import EditError, InputError
 from gpt2kit.model import GPT2, Cache, Hooks, at_least_float32
 from gpt2kit.readout import Floats, Ints, Readout, tiled
 from gpt2kit.runner import Batch, Ids, KVCache, Run, Source, cache_length, prepare
-from gpt2kit.sampling import largest
 from gpt2kit.taps import TapDict, resolve_one
 from gpt2kit.tokenizer import Tokenizer
+from gpt2kit.torch_readout import VECTORS, TorchTile, largest_logits, width
 
 DTYPES = {
     "float32": torch.float32,
@@ -161,7 +161,10 @@ class TorchRunner:
         )
         if last_only:
             x = x[torch.arange(len(x)), self._tensor(batch.lengths - 1)][:, None]
-        logits, top_ids = _largest(self.model.unembed(x), top_k)
+        if top_k is None:
+            logits, top_ids = _numpy(self.model.unembed(x)), None
+        else:
+            logits, top_ids = largest_logits(self.model, x, top_k)
         taken = TapDict({k: _numpy(v) for k, v in hooks.values.items()}, self.config.n_layer)
         if cache is None:
             return Run(logits, taken, None, top_ids)
@@ -193,56 +196,14 @@ class TorchRunner:
             reference,
             config=self.config,
             top_k=top_k,
-            reference_of=self._reference,
-            statistics=partial(self._statistics, top_k),
+            open_tile=self._tile,
+            vectors=VECTORS,
+            width=width(VECTORS, self.device),
         )
 
-    def _logits(self, resid: Floats) -> tuple[Tensor, Tensor]:
-        """(rows, d_model) -> logits (rows, vocab) less their maximum, and the maximum (rows, 1)."""
+    def _tile(self, resid: Floats, targets: Ints) -> TorchTile:
         x = self._tensor(resid).to(self._dtype)
-        logits = at_least_float32(self.model.unembed(self.model.ln_f(x)))
-        most = logits.amax(-1, keepdim=True)
-        return logits.sub_(most), most
-
-    def _reference(self, resid: Floats) -> tuple[Tensor, Tensor]:
-        """(rows, d_model) -> probabilities (rows, vocab) and their negative entropy (rows,)."""
-        logits, _ = self._logits(resid)
-        p = logits.softmax(-1)
-        return p, _rowwise(p, logits) - logits.logsumexp(-1)
-
-    def _statistics(
-        self,
-        top_k: int,
-        resid: Floats,
-        targets: Ints | None,
-        reference: tuple[Tensor, Tensor] | None,
-    ) -> dict[str, np.ndarray]:
-        """The fields of Readout for one tile (rows, d_model), in few passes over the logits.
-
-        With logits x, Z = sum e^x: entropy = log Z - E_p[x], KL(r || p) = log Z - E_r[x] - H(r).
-        """
-        logits, most = self._logits(resid)
-        weights = logits.exp()
-        z = weights.sum(-1)
-        log_z = z.log()
-        top = logits.topk(top_k)
-        out = {
-            "top_ids": top.indices,
-            "top_logprobs": top.values - log_z[:, None],
-            "log_z": log_z + most[:, 0],
-            "entropy": log_z - _rowwise(weights, logits) / z,
-        }
-        if targets is not None:
-            chosen = logits.gather(-1, self._tensor(targets))  # (rows, targets)
-            above = [
-                torch.count_nonzero(logits > column[:, None], -1) for column in chosen.unbind(-1)
-            ]
-            out["target_logprobs"] = chosen - log_z[:, None]
-            out["target_ranks"] = torch.stack(above, -1)
-        if reference is not None:
-            p, negative_entropy = reference
-            out["kl"] = log_z - _rowwise(p, logits) + negative_entropy
-        return {name: x.cpu().numpy() for name, x in out.items()}
+        return TorchTile(self.model, x, self._tensor(targets))
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(self.device)
@@ -284,21 +245,6 @@ class TorchRunner:
     def _apply(change: Affine, x: Tensor) -> Tensor:
         keep, add = (torch.from_numpy(part).to(x.device, x.dtype) for part in change)
         return torch.addcmul(add, keep, x)
-
-
-def _largest(logits: Tensor, k: int | None) -> tuple[Floats, Ints | None]:
-    """All logits, or on a device the k largest, so that no more leaves it."""
-    if k is None:
-        return _numpy(logits), None
-    if logits.device.type == "cpu":  # numpy selects k of a vocabulary faster than torch does
-        return largest(_numpy(logits), k)
-    top = logits.topk(k)
-    return _numpy(top.values), top.indices.cpu().numpy()
-
-
-def _rowwise(a: Tensor, b: Tensor) -> Tensor:
-    """Dot products of the rows of a and b (rows, vocab) -> (rows,), without their product."""
-    return (a[:, None] @ b[:, :, None])[:, 0, 0]
 
 
 def _checked(tap: str, function: Function, x: Tensor) -> Tensor:

@@ -17,7 +17,6 @@ from conftest import CONFIG, close
 from rich.cells import cell_len
 from rich.console import Console
 
-import gpt2kit.readout
 from gpt2kit import TorchRunner
 from gpt2kit.errors import GPT2KitError, InputError
 from probes import LogitLens, logit_lens
@@ -188,15 +187,6 @@ def test_a_readout_that_is_not_the_models_own_is_caught(torch_runner, change):
     logit_lens(Tampered(torch_runner, lambda read: read), PROMPT)
     with pytest.raises(GPT2KitError, match=r"the lens' last row is .* from the model's logits"):
         logit_lens(Tampered(torch_runner, change), PROMPT)
-
-
-@pytest.mark.parametrize("tile", [1, 4 * CONFIG.vocab_size * 3])
-def test_tiles_give_the_same(engine, monkeypatch, tile):
-    whole = logit_lens(engine, PROMPT, targets=["a"])
-    monkeypatch.setattr(gpt2kit.readout, "TILE_BYTES", tile)
-    tiled = logit_lens(engine, PROMPT, targets=["a"])
-    for name in ("entropy", "kl", "log_z", "top_logprobs", "target_logprobs", "target_ranks"):
-        close(getattr(tiled, name), getattr(whole, name), 1e-5)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Caches, ragged batches, readout, and what a run refuses; on every engine."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_edits import in_chunks, same_taps
 
+import exporters.onnx_runner
+import gpt2kit.torch_runner
 from gpt2kit import TorchRunner, readout
 from gpt2kit.errors import InputError, TapError
 from gpt2kit.taps import axes_of, tap_axes
@@ -329,11 +333,17 @@ def test_readout_stays_within_its_bounds(runner, stream):
     close(np.exp(out.target_logprobs).sum(-1), np.ones(out.entropy.shape))
 
 
+def _with(function, other, *args, **options):
+    return function(*args, **options | other)
+
+
 def test_readout_does_not_depend_on_the_tile(runner, stream, monkeypatch):
     options = {"top_k": 3, "targets": random_ids(2, 7, 2), "reference": stream[-1]}
     want = runner.readout(stream, **options)
-    for rows in (1, 4):
-        monkeypatch.setattr(readout, "TILE_BYTES", rows * 4 * VOCAB)
+    for size in ({"vectors": 1, "width": 7}, {"vectors": 16, "width": 100}):
+        for module in (gpt2kit.torch_runner, exporters.onnx_runner):
+            small = functools.partial(_with, readout.tiled, size)
+            monkeypatch.setattr(module, "tiled", small)
         got = runner.readout(stream, **options)
         for name, value in vars(want).items():
             close(getattr(got, name), value, 1e-5)
