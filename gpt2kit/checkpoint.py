@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from huggingface_hub import errors as hub
-from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -91,11 +89,14 @@ def _auto(revision: str | None) -> Checkpoint:
 
 def _from_hub(name: str, revision: str | None) -> Path:
     """The snapshot's folder, from the cache if it is whole there, else downloaded."""
+    import huggingface_hub  # a tenth of a second that a local folder need not wait for
+    from huggingface_hub import errors as hub
+
     for local in (True, False):
         for weights in (_SAFE, _PICKLED):
             try:
                 folder = Path(
-                    snapshot_download(
+                    huggingface_hub.snapshot_download(
                         name,
                         revision=revision,
                         allow_patterns=_SMALL_FILES + weights,

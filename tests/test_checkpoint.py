@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -406,12 +407,12 @@ def test_what_the_hub_answers_is_told_in_one_line(hub_cache, monkeypatch, error,
         response = SimpleNamespace(headers={}, request=None)
         raise error("404 Client Error.\n\nMore lines", response=response)
 
-    monkeypatch.setattr(checkpoint, "snapshot_download", answer)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", answer)
     refused(words, "x/y", revision="v1")
 
 
 def test_a_hub_repository_without_weights_is_told(hub_cache, monkeypatch, tmp_path):
-    monkeypatch.setattr(checkpoint, "snapshot_download", lambda *_, **__: str(tmp_path))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path))
     refused("x/y: the hub .* has no GPT-2 weights under that name", "x/y")
 
 
