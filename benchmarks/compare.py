@@ -59,6 +59,7 @@ SIDES = {
     "gpt2kit fp32": Side(OURS, OURS, "fp32/model.onnx"),
     "gpt2kit int8": Side(OURS, OURS, "int8/model.onnx"),
     "gpt2kit int4": Side(OURS, OURS, "int4/model.onnx"),
+    "gpt2kit int4-all": Side(OURS, OURS, "int4-all/model.onnx"),
     "gpt2kit torch": Side("gpt2kit-torch", OURS, "checkpoint"),
     "transformers": Side("transformers", "transformers", "checkpoint"),
     "TransformerLens": Side("transformer_lens", "transformer_lens", "checkpoint"),
@@ -100,6 +101,10 @@ LINES = [
     ),
     Line(
         "int4 decode, context 128 to 176", "gpt2kit int4", {"llama.cpp q4_0": 1.15}, decode(), 128
+    ),
+    Line(
+        "the same, the head in 4 bits too", "gpt2kit int4-all", {"llama.cpp q4_0": 1.15}, decode(),
+        128,
     ),
     Line(
         "fp32 prefill 128", "gpt2kit fp32",
@@ -340,7 +345,8 @@ def accuracy(bench: Bench) -> list[str]:
     ids = tokenizer.encode(text)[:256]
     rows = []
     pairs = {
-        "gpt2kit int4": "gpt2kit fp32", "llama.cpp q4_0": "llama.cpp f32",
+        "gpt2kit int4": "gpt2kit fp32", "gpt2kit int4-all": "gpt2kit fp32",
+        "llama.cpp q4_0": "llama.cpp f32",
         "gpt2kit int8": "gpt2kit fp32", "llama.cpp q8_0": "llama.cpp f32",
     }  # fmt: skip
     for small, whole in pairs.items():

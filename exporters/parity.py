@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from exporters.cost import Cost, cost
 from exporters.interface import LOGITS_POSITIONS, past_names, present_names
 from exporters.onnx_runner import InPlaceCache, OnnxCache, OnnxRunner, open_onnx
-from exporters.quantize import pack, unpack
+from exporters.quantize import BITS, pack, unpack
 from gpt2kit.checkpoint import weights_sha256
 from gpt2kit.errors import CheckpointError, ParityError
 from gpt2kit.model import GPT2
@@ -38,7 +38,7 @@ from gpt2kit.torch_runner import DTYPES, TorchCache, TorchRunner, load
 # Of the error defined above; bfloat16 has 8 bits where float16 has 11. Quantised files are compared
 # with their own weights in float32, but onnxruntime also rounds their activations to 8 bits, which
 # single values may feel much; what they say as a whole is held to the bounds of `exporters.cost`.
-TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 0.15, "int8": 0.4, "int4": 0.4}
+TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 0.15, **dict.fromkeys(BITS, 0.4)}
 DECODE_STEPS = 32
 
 

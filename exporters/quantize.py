@@ -2,8 +2,9 @@
 
 A matrix is cut into blocks along its input axis; each block has integers, a float16 scale and a
 zero point. onnxruntime multiplies them as they are (MatMulNBits at accuracy level 4: activations
-are rounded to 8 bits a block, products are summed in whole numbers). The unembedding always has
-8 bits, and the embedding reads the very same copy. Biases, norms and positions stay float32.
+are rounded to 8 bits a block, products are summed in whole numbers). The unembedding has 8 bits
+unless it is asked for in 4 ("int4-all"), and the embedding reads the very same copy. Biases, norms
+and positions stay float32.
 
 The packed model is the module that is traced, with its matrices replaced; `dequantised` is the same
 weights as plain floats, to compare with.
@@ -19,9 +20,9 @@ from torch import Tensor, nn
 from gpt2kit.errors import ExportError
 from gpt2kit.model import GPT2, Conv1D
 
-BITS = {"int8": 8, "int4": 4}
-HEAD_BITS = 8  # 4 bits there cost more than in all the blocks together
+BITS = {"int8": (8, 8), "int4": (4, 8), "int4-all": (4, 4)}  # of the blocks, of the unembedding
 LONGEST_BLOCK = {8: 128, 4: 64}  # weights that share a scale
+LONGEST_HEAD_BLOCK = {8: 128, 4: 32}
 SHORTEST_BLOCK = 16
 # Shares of a block's range that are tried besides the whole: with few steps, a narrower range may
 # round most weights more finely than it costs at the ends.
@@ -33,24 +34,28 @@ _Blocks = tuple[Tensor, Tensor, Tensor]  # (out, blocks, block), scales and zero
 class Packed(nn.Module):
     """A matrix (out, in) as whole numbers in blocks along `in`."""
 
-    def __init__(self, weight: Tensor, bits: int) -> None:
+    def __init__(self, weight: Tensor, bits: int, block: int, symmetric: bool = False) -> None:
         super().__init__()
         self.n_out, self.n_in = weight.shape
-        self.bits, self.block = bits, _block(self.n_in, bits)
-        best = _rounded(weight, 1.0, bits, self.block)
+        self.bits, self.block = bits, min(block, self.n_in & -self.n_in)  # must divide n_in
+        best = _rounded(weight, 1.0, bits, self.block, symmetric)
         for share in NARROWER[bits]:
-            best = _nearest(weight, best, _rounded(weight, share, bits, self.block))
+            other = _rounded(weight, share, bits, self.block, symmetric)
+            best = _nearest(weight, best, other)
         self.packed: Tensor  # (out, blocks, block * bits / 8) uint8
         self.scales: Tensor  # (out, blocks) float16
-        self.zeros: Tensor  # (out, blocks * bits / 8, rounded up) uint8
+        self.zeros: Tensor | None  # (out, blocks * bits / 8, rounded up) uint8; None is the middle
         packed, scales, zeros = best
         self.register_buffer("packed", _pack(packed, bits))
         self.register_buffer("scales", scales)
-        self.register_buffer("zeros", _pack(zeros, bits))
+        self.register_buffer("zeros", None if symmetric else _pack(zeros, bits))
 
     def dequantised(self) -> Tensor:
         """(out, in) float32."""
-        zeros = _unpack(self.zeros, self.bits)[:, : self.scales.shape[1]]
+        if self.zeros is None:
+            zeros = torch.full_like(self.scales, 1 << self.bits - 1)
+        else:
+            zeros = _unpack(self.zeros, self.bits)[:, : self.scales.shape[1]]
         return _values(_unpack(self.packed, self.bits), self.scales, zeros).flatten(1)
 
     def multiply(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -76,7 +81,8 @@ class PackedLinear(nn.Module):
 
     def __init__(self, linear: Conv1D, bits: int) -> None:
         super().__init__()
-        self.weight, self.bias = Packed(linear.weight.T, bits), linear.bias
+        self.weight = Packed(linear.weight.T, bits, LONGEST_BLOCK[bits])
+        self.bias = linear.bias
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, in) -> (…, out)."""
@@ -84,18 +90,26 @@ class PackedLinear(nn.Module):
 
 
 class PackedTable(nn.Module):
-    """Embedding and unembedding over one packed matrix (vocab, d_model)."""
+    """Embedding and unembedding over one packed matrix (vocab, d_model).
 
-    def __init__(self, table: nn.Embedding) -> None:
+    In 4 bits it is symmetric: the two operators pack 4-bit zero points unlike each other.
+    """
+
+    def __init__(self, table: nn.Embedding, bits: int) -> None:
         super().__init__()
-        self.weight = Packed(table.weight, HEAD_BITS)
+        self.weight = Packed(table.weight, bits, LONGEST_HEAD_BLOCK[bits], symmetric=bits == 4)
 
     def forward(self, ids: Tensor) -> Tensor:
         """(batch, pos) -> (batch, pos, d_model)."""
         w = self.weight
         parts = torch.onnx.ops.symbolic(
             "com.microsoft::GatherBlockQuantized",
-            (w.packed, ids, w.scales.float()[:, :, None], w.zeros[:, :, None]),
+            (
+                w.packed,
+                ids,
+                w.scales.float()[:, :, None],
+                None if w.zeros is None else w.zeros[:, :, None],
+            ),
             attrs={"gather_axis": 0, "quantize_axis": 2, "block_size": w.block, "bits": w.bits},
             dtype=torch.float32,
             shape=(*ids.shape, w.n_in // w.block, w.block),
@@ -111,13 +125,14 @@ def pack(model: GPT2, kind: str) -> GPT2:
             f"a d_model of {model.config.n_embd} cannot be quantised: it is not a multiple of "
             f"{SHORTEST_BLOCK}"
         )
+    bits, head_bits = BITS[kind]
     for name, module in list(model.named_modules()):
         if isinstance(module, Conv1D):
-            model.set_submodule(name, PackedLinear(module, BITS[kind]))
+            model.set_submodule(name, PackedLinear(module, bits))
     for name in ("wte",) if model.config.tie_word_embeddings else ("wte", "lm_head"):
         table = model.get_submodule(name)
         assert isinstance(table, nn.Embedding)
-        model.set_submodule(name, PackedTable(table))
+        model.set_submodule(name, PackedTable(table, head_bits))
     return model
 
 
@@ -135,12 +150,7 @@ def unpack(model: GPT2) -> GPT2:
     return out.eval().requires_grad_(False)
 
 
-def _block(n_in: int, bits: int) -> int:
-    """The longest power of two up to LONGEST_BLOCK that divides the input axis."""
-    return min(LONGEST_BLOCK[bits], n_in & -n_in)
-
-
-def _rounded(weight: Tensor, share: float, bits: int, block: int) -> _Blocks:
+def _rounded(weight: Tensor, share: float, bits: int, block: int, symmetric: bool) -> _Blocks:
     """How onnxruntime rounds a matrix (out, in) whose blocks are cut to a share of their range."""
     blocks = weight.detach().reshape(len(weight), -1, block)
     low = share * blocks.amin(-1, keepdim=True).clamp(max=0)  # the range always has 0 in it
@@ -152,8 +162,9 @@ def _rounded(weight: Tensor, share: float, bits: int, block: int) -> _Blocks:
     zeros = np.zeros((len(weight), -(-count * bits // 8)), np.uint8)
     # What onnxruntime.quantization calls; that package would set up logging when imported.
     fill = quantiser.quantize_matmul_8bits if bits == 8 else quantiser.quantize_matmul_4bits
-    fill(packed, values, scales, zeros, block, len(weight), weight.shape[1], False)
+    fill(packed, values, scales, zeros, block, len(weight), weight.shape[1], symmetric)
     q, zero = (_unpack(torch.from_numpy(x), bits) for x in (packed, zeros))
+    zero = torch.full_like(zero, 1 << bits - 1) if symmetric else zero
     zero = zero[:, :count]
     steps = q.float() - zero[:, :, None].float()
     # Of all scales, that which brings these whole numbers nearest to the weights.

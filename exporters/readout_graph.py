@@ -31,7 +31,7 @@ open (float[rows, d_model] resid, int64[rows, n] targets)
 _PLAIN = "narrow = Gemm <transB = 1> (normed, unembedding)"
 _QUANTISED = """
     scales = Cast <to = 1> (narrow_scales)
-    narrow = com.microsoft.MatMulNBits <ATTRIBUTES> (normed, packed, scales, zeros)
+    narrow = com.microsoft.MatMulNBits <ATTRIBUTES> (normed, packed, scales ZEROS)
 """
 _CHOSEN_OF_ALL = """
     LOGITS
@@ -191,12 +191,15 @@ def _weights(path: Path) -> tuple[dict[str, NDArray[Any]], str]:
     if quantised is None:
         used["unembedding"], nodes = last["Gemm"].inputs[1], _PLAIN
     else:
-        _, used["packed"], scales, used["zeros"], *_ = quantised.inputs
+        _, used["packed"], scales, zeros, *_ = (*quantised.inputs, None)
         assert scales is not None
+        if zeros is not None:
+            used["zeros"] = zeros
         cast = scales.producer()
         used["narrow_scales"] = cast.inputs[0] if cast else scales
         given = (f"{name} = {attribute.value}" for name, attribute in quantised.attributes.items())
         nodes = _QUANTISED.replace("ATTRIBUTES", ", ".join(given))
+        nodes = nodes.replace("ZEROS", ", zeros" if zeros is not None else "")
     return {name: np.ascontiguousarray(_value(value)) for name, value in used.items()}, nodes
 
 

@@ -267,7 +267,9 @@ def lens(
 @model_options
 @click.option("--profile", default="portable", show_default=True, help="portable or fused.")
 @click.option("--dtype", default="float32", show_default=True, help="float32, float16 or bfloat16.")
-@click.option("--quantize", metavar="BITS", help="int8 or int4 weights; says what that costs.")
+@click.option(
+    "--quantize", metavar="BITS", help="int8, int4, int4-all: says what it costs."
+)
 @click.option("--taps", multiple=True, metavar="GLOB", help="Taps to carry; repeatable.")
 @click.option("--opset", default=23, show_default=True, help="ONNX operator set, 18 to 24.")
 @click.option("--external-data", is_flag=True, help="Weights in FILE.data (always above 2 GB).")

@@ -22,7 +22,7 @@ from gpt2kit.errors import CheckpointError, ExportError, ParityError
 from gpt2kit.runner import Source
 from probes import logit_lens
 
-KINDS = ["int8", "int4"]
+KINDS = ["int8", "int4", "int4-all"]
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -51,7 +51,7 @@ def untied() -> TorchRunner:
 @pytest.mark.parametrize("shape", [(40, 96), (33, 128), (7, 16)])
 def test_packed_weights_are_the_nearest_of_their_block(bits, shape):
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    packed = Packed(weight, bits)
+    packed = Packed(weight, bits, 128)
     assert packed.packed.shape == (shape[0], shape[1] // packed.block, packed.block * bits // 8)
     blocks = weight.view(shape[0], -1, packed.block)
     most = blocks.amax(-1).clamp(min=0) - blocks.amin(-1).clamp(max=0)
@@ -65,10 +65,10 @@ def test_packed_weights_are_the_nearest_of_their_block(bits, shape):
 
 
 def test_a_block_is_a_power_of_two_that_divides_the_axis():
-    assert [Packed(torch.zeros(2, n), 8).block for n in (16, 48, 192, 768, 1600)] == [
+    assert [Packed(torch.zeros(2, n), 8, 128).block for n in (16, 48, 192, 768, 1600)] == [
         16, 16, 64, 128, 64,
     ]  # fmt: skip
-    assert Packed(torch.zeros(2, 768), 4).block == 64
+    assert Packed(torch.zeros(2, 768), 4, 64).block == 64
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -118,6 +118,8 @@ def test_eight_bits_cost_less_than_four(bundled, tmp_path):
     weights = sum(w.numel() for w in bundled.model.parameters())
     assert sizes[0] < 1.15 * weights  # a byte a weight, scales, positions, and the graph
     assert sizes[1] < 0.8 * weights
+    assert sizes[2] < 0.7 * weights
+    assert found["int4"].kl < found["int4-all"].kl < 2 * found["int4"].kl
 
 
 def test_embedding_and_unembedding_are_one_matrix(quantised, bundled):
