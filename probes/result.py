@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from rich.console import Console, RenderableType
@@ -23,8 +23,8 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """Field -> plain data; arrays become nested lists, NaN and infinities None."""
-        assert dataclasses.is_dataclass(self)
-        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        fields = dataclasses.fields(cast(Any, self))
+        return {field.name: _plain(getattr(self, field.name)) for field in fields}
 
     def to_json(self) -> str:
         """`to_dict` as JSON."""
