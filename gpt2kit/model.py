@@ -10,6 +10,7 @@ learned positions, one matrix for embedding and unembedding.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -44,6 +45,11 @@ class Output(NamedTuple):
     taps: dict[str, Tensor]
 
 
+# q, k, v (batch, head, pos or key, d_head), mask -> z (batch, head, pos, d_head), scores and pattern
+# tapped and edited on the way.
+Look = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+
+
 class Cache:
     """Keys and values to attend to: here those of this run alone. Engines keep earlier ones."""
 
@@ -52,11 +58,23 @@ class Cache:
         return k, v
 
     def attend(
-        self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float
+        self,
+        layer: int,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None,
+        scale: float,
+        look: Look | None,
     ) -> Tensor:
-        """Attention without a look inside: q, k, v (batch, pos, head, d_head) -> the same shape."""
+        """Attention: q, k, v (batch, pos, head, d_head) -> z, the same shape.
+
+        look: what computes it where scores or pattern are wanted; else nobody looks inside.
+        """
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (batch, head, pos, d_head)
         k, v = self.update(layer, k, v)
+        if look is not None:
+            return look(q, k, v, mask).transpose(1, 2)
         causal = mask is None and q.shape[2] > 1
         z = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=scale)
         return z.transpose(1, 2)
@@ -142,10 +160,9 @@ class Attention(nn.Module):
             hooks(f"{name}.{tap}", part.view(heads))  # (batch, pos, head, d_head)
             for tap, part in zip("qkv", self.c_attn(x).split(d_model, dim=-1), strict=True)
         )
-        if hooks.needs(f"{name}.attn_scores", f"{name}.pattern"):
-            z = self.explicit(q, k, v, hooks, mask, cache)
-        else:
-            z = cache.attend(self.layer, q, k, v, mask, self.scale)
+        inside = hooks.needs(f"{name}.attn_scores", f"{name}.pattern")
+        look = partial(self.explicit, hooks) if inside else None
+        z = cache.attend(self.layer, q, k, v, mask, self.scale, look)
         z = hooks(f"{name}.z", z)  # (batch, pos, head, d_head)
         out = None
         if hooks.needs(f"{name}.head_out"):
@@ -156,15 +173,14 @@ class Attention(nn.Module):
         return hooks(f"{name}.attn_out", out.sum(2) + self.c_proj.bias)
 
     def explicit(
-        self, q: Tensor, k: Tensor, v: Tensor, hooks: Hooks, mask: Tensor | None, cache: Cache
+        self, hooks: Hooks, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
     ) -> Tensor:
-        """Attention with its scores and pattern at hand; scores are tapped before the mask.
+        """A `Look`: attention with its scores and pattern at hand; scores are tapped before the
+        mask.
 
         Half-precision scores and softmax are float32, as in the fused kernels, so that
         `reorder_and_upcast_attn` holds for every checkpoint.
         """
-        q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (batch, head, pos, d_head)
-        k, v = cache.update(self.layer, k, v)
         scores = at_least_float32(q) @ at_least_float32(k).transpose(-2, -1) * self.scale
         scores = hooks(f"{self.name}.attn_scores", scores)  # (batch, head, query, key)
         if mask is None and q.shape[2] > 1:
@@ -172,7 +188,7 @@ class Attention(nn.Module):
         if mask is not None:
             scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
         pattern = hooks(f"{self.name}.pattern", scores.softmax(-1).to(v.dtype))
-        return (pattern @ v).transpose(1, 2)
+        return pattern @ v
 
 
 class MLP(nn.Module):
