@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -45,8 +46,8 @@ class Output(NamedTuple):
     taps: dict[str, Tensor]
 
 
-# q, k, v (batch, head, pos or key, d_head), mask -> z (batch, head, pos, d_head), scores and pattern
-# tapped and edited on the way.
+# q, k, v (batch, head, pos or key, d_head), mask -> z (batch, head, pos, d_head), its scores and
+# pattern tapped and edited on the way.
 Look = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
@@ -280,7 +281,19 @@ class GPT2(nn.Module):
         if hooks.needs("pos_embed"):
             pos_embed = hooks("pos_embed", pos_embed.expand_as(embed))
         x = hooks("blocks.0.resid_pre", embed + pos_embed)
-        for block in self.h:
+        return self.hidden_from(x, hooks, mask=mask, cache=cache)
+
+    def hidden_from(
+        self,
+        x: Tensor,
+        hooks: Hooks,
+        *,
+        layer: int = 0,
+        mask: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """The residual stream that enters `layer`, (batch, pos, d_model) -> ln_f, the same."""
+        for block in islice(self.h, layer, None):
             x = block(x, hooks, mask, cache or Cache())
         return hooks("ln_f", self.ln_f.normalise(x, hooks, "ln_f_scale"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -17,7 +18,7 @@ from gpt2kit.errors import EditError, InputError
 from gpt2kit.model import GPT2, Cache, Hooks, at_least_float32
 from gpt2kit.readout import Floats, Ints, Readout, tiled
 from gpt2kit.runner import Batch, Ids, KVCache, Run, Source, cache_length, prepare
-from gpt2kit.taps import TapDict, resolve_one
+from gpt2kit.taps import TapDict, resolve_one, tap_axes
 from gpt2kit.tokenizer import Tokenizer
 from gpt2kit.torch_readout import VECTORS, TorchTile, largest_logits, width
 
@@ -171,6 +172,42 @@ class TorchRunner:
         cache.spent = True
         advanced = TorchCache(cache.keys, cache.values, batch.starts + batch.lengths)
         return Run(logits, taken, advanced, top_ids)
+
+    @torch.inference_mode()
+    def run_from(
+        self,
+        layer: int,
+        resid: Floats,
+        *,
+        taps: str | Iterable[str] = (),
+        edits: Sequence[Edit | tuple[str, Function]] = (),
+        last_only: bool = False,
+    ) -> Run:
+        """Run `layer` and those above it alone, from the residual stream that enters it.
+
+        resid: (batch, pos, d_model), as the tap `blocks.{layer}.resid_pre` gave it; that of the
+        last layer's `resid_post` for layer = n_layer. Taps and edits are of this place and of what
+        comes later; for the rest, see `Runner.run`. Raises InputError for earlier ones.
+        """
+        c = self.config
+        if not 0 <= layer <= c.n_layer:
+            raise InputError(f"layer = {layer} must be from 0 to {c.n_layer}, the number of layers")
+        if resid.ndim != 3 or not resid.size or resid.shape[2] != c.n_embd:
+            raise InputError(f"a residual stream is (batch, pos, {c.n_embd}), got {resid.shape}")
+        rows, pos = resid.shape[:2]
+        if pos > c.n_positions:
+            raise InputError(f"{pos} positions do not fit the context of {c.n_positions}")
+        chunk = Chunk(np.zeros(rows, np.int64), pos, pos)
+        hooks = Hooks(c.n_layer, taps, self._functions(edits, chunk))
+        entry = f"blocks.{layer - 1}.resid_post" if layer else "blocks.0.resid_pre"
+        for early in itertools.takewhile(lambda tap: tap != entry, tap_axes(c.n_layer)):
+            if hooks.needs(early):
+                raise InputError(f"{early} comes before layer {layer}, where this run starts")
+        x = hooks(entry, self._tensor(resid).to(self._dtype))
+        x = self.model.hidden_from(x, hooks, layer=layer)
+        logits = _numpy(self.model.unembed(x[:, -1:] if last_only else x))
+        taken = TapDict({k: _numpy(v) for k, v in hooks.values.items()}, c.n_layer)
+        return Run(logits, taken, None)
 
     def new_cache(self, batch_size: int = 1, max_length: int | None = None) -> TorchCache:
         """An empty cache for `batch_size` rows of at most `max_length` positions."""
