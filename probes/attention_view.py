@@ -1,0 +1,92 @@
+"""How attention looks in a terminal: one head's grid, and tables of leading heads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.color import Color
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from gpt2kit.readout import Floats
+from probes.lens_view import _fit, _visible
+from probes.result import Result
+
+if TYPE_CHECKING:
+    from probes.attention import HeadPattern
+
+LABEL, SHADES = 14, " ·░▒▓█"
+
+
+def leading(scores: Floats, n: int, most: bool = True) -> list[tuple[int, int, float]]:
+    """(layer, head, score) of the n heads with the most, or the least, of (layer, head) scores."""
+    order = np.argsort(-scores if most else scores, axis=None, kind="stable")  # NaN comes last
+    places = [divmod(int(i), scores.shape[1]) for i in order[:n]]
+    return [(*at, float(scores[at])) for at in places if not np.isnan(scores[at])]
+
+
+def leaders(of: Result, columns: Mapping[str, tuple[Floats, bool]]) -> RenderableType:
+    """Five heads a column, as `layer.head score`. columns: name -> (scores, whether most leads)."""
+    table = Table(*columns)
+    cells = [
+        [f"{layer}.{head}  {score:.2f}" for layer, head, score in leading(scores, 5, most)]
+        for scores, most in columns.values()
+    ]
+    for row in range(max(map(len, cells))):
+        table.add_row(*(column[row] if row < len(column) else "" for column in cells))
+    return Group(Text(repr(of)), table)
+
+
+class Grid:
+    """A head's pattern in percent, or where that is too wide, in shades; a very long prompt's
+    tokens are taken together, so that each cell is the attention an average token of its row pays
+    to all of its column."""
+
+    def __init__(self, of: HeadPattern) -> None:
+        self.of = of
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        n, room = len(self.of.tokens), max(8, options.max_width - LABEL)
+        cell = 3 if 3 * n <= room else 1
+        step = -(-n * cell // room)
+        starts = np.arange(0, n, step)
+        sums = np.add.reduceat(np.add.reduceat(self.of.pattern, starts, 1), starts, 0)
+        values = sums / np.diff([*starts, n])[:, None]
+        unit = "in percent" if cell == 3 else f"shades {SHADES[1:]} from 0 to 1"
+        taken = f", {step} tokens a cell" if step > 1 else ""
+        head = f"head {self.of.layer}.{self.of.head}"
+        yield Text.assemble(
+            (head, "bold"), f"  {self.of.source}  rows look at columns, {unit}{taken}"
+        )
+        for row, start in enumerate(starts):
+            line = Text(
+                _fit(f"{start:>4} {_visible(self.of.tokens[start])}", LABEL), "dim", no_wrap=True
+            )
+            for value in values[row, : row + 1]:
+                line.append(_cell(float(value), cell), _style(float(value), cell))
+            yield line
+        if cell == 3:
+            marks = "".join(f"{i:3}" for i in starts)
+        else:
+            marks = "".join(f"{i:<10}" for i in starts[::10])[: len(starts)]
+        yield Text(" " * LABEL + marks, "dim", no_wrap=True)
+
+
+def _cell(value: float, width: int) -> str:
+    if width == 1:
+        return SHADES[min(int(np.ceil(value * 5 - 0.05)), 5)]
+    return f"{100 * value:3.0f}" if value >= 0.005 else "  ·"
+
+
+def _style(value: float, width: int) -> Style:
+    """A number stands on its colour; a shade is drawn in it."""
+    shade = min(max(value, 0.0), 1.0)
+    mix = [a + (b - a) * shade for a, b in ((34, 250), (37, 224), (58, 96))]
+    if width == 1:
+        return Style(color=Color.from_rgb(*mix))
+    ink = Color.from_rgb(12, 14, 20) if shade > 0.5 else Color.from_rgb(245, 245, 245)
+    return Style(color=ink, bgcolor=Color.from_rgb(*mix))

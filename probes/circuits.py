@@ -1,0 +1,226 @@
+"""What a head's weights say by themselves: its OV circuit (what it writes, given what it looks at)
+and its QK circuit (what it looks at).
+
+Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits". With E the embedding, U
+the unembedding (both (vocab, d_model)), and rows as vectors, tokens pass through a head by
+
+    OV = n(E) diag(g_1) W_V W_O C diag(g_f) U^T      (vocab, vocab): token looked at -> logits
+    QK = (ln_1(E) W_Q + b_Q) (n(E) diag(g_1) W_K)^T  (vocab, vocab): query token -> key token
+
+n is a layer norm without gain and bias; g_1 and g_f are the gains of the head's ln_1 and of ln_f;
+C takes the mean over d_model away, as ln_f does. Left out is what is the same for all tokens (the
+biases of keys, values, outputs and ln_f) and what weights cannot know (ln_f's denominator,
+positions, and what other layers add: the embedding is read as it is, whatever the head's layer).
+The products are taken from the inside, so nothing of size vocab x vocab is built.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from gpt2kit.config import GPT2Config
+from gpt2kit.errors import InputError
+from gpt2kit.readout import Floats, Ints
+from gpt2kit.runner import Runner
+from gpt2kit.sampling import largest
+from gpt2kit.tokenizer import printable
+from probes.attention_view import leaders
+from probes.result import Result
+
+if TYPE_CHECKING:
+    from gpt2kit.torch_runner import TorchRunner
+
+_NOTHING = 1e-6  # of the size of the factors: below, a product is rounding
+
+
+@dataclass(frozen=True, eq=False)
+class CopyingScores(Result):
+    """How far each head's OV circuit raises the token it looks at.
+
+    1: every eigenvalue of OV is positive (it copies); -1: every one negative (it suppresses);
+    NaN: the head writes nothing that the unembedding reads.
+    """
+
+    source: str
+    scores: Floats  # (layer, head), from -1 to 1
+
+    def __repr__(self) -> str:
+        layers, heads = self.scores.shape
+        return f"CopyingScores({self.source}, {layers} layers x {heads} heads)"
+
+    def render(self) -> RenderableType:
+        """The heads at either end."""
+        return leaders(self, {"most copying": (self.scores, True), "least": (self.scores, False)})
+
+
+@dataclass(frozen=True, eq=False)
+class CircuitTokens(Result):
+    """The tokens that a head's OV or QK circuit joins most strongly to one token, best first."""
+
+    source: str
+    circuit: str  # "OV" or "QK"
+    layer: int
+    head: int
+    token: str  # the token looked at (OV), or that looks (QK)
+    ids: Ints  # (top_k,)
+    tokens: tuple[str, ...]  # (top_k,)
+    values: Floats  # (top_k,) OV: logits, not divided by ln_f's denominator; QK: attention scores
+
+    def __repr__(self) -> str:
+        return (
+            f"CircuitTokens({self.source}, {self.circuit} of head {self.layer}.{self.head}, "
+            f"{printable(self.token)!r}, top {len(self.ids)})"
+        )
+
+    def render(self) -> RenderableType:
+        """The tokens and their values."""
+        what = ("promoted", "logit") if self.circuit == "OV" else ("key", "score")
+        table = Table(*what)
+        for token, value in zip(self.tokens, self.values, strict=True):
+            table.add_row(Text(repr(printable(token))), f"{value:.2f}")
+        return Group(Text(repr(self)), table)
+
+
+def copying_score(runner: TorchRunner) -> CopyingScores:
+    """For each head, sum(λ) / sum(|λ|) over the eigenvalues λ of its OV circuit.
+
+    Elhage et al. 2021. Gains are folded and means taken away, as in the head of this file; the
+    denominators of both layer norms are taken to be the same for all tokens. The eigenvalues that
+    are not 0 are those of W_O C diag(g_f) U^T E C diag(g_1) W_V, (d_head, d_head).
+    Raises InputError if the runner has no weights at hand.
+    """
+    w, config = _Weights(runner), runner.config
+    through = _centred((w.unembedding.T @ w.embedding).astype(np.float64))  # (d_model, d_model)
+    through = w.final_gain[:, None] * through
+    through -= through.mean(0)  # the C that follows W_O
+    scores = np.full((config.n_layer, config.n_head), np.nan)
+    for layer, head in np.ndindex(scores.shape):
+        value, out = w.head(layer, head, "v")[0].astype(np.float64), w.out(layer, head)
+        value = w.gain(layer)[:, None] * value
+        eigenvalues = np.linalg.eigvals(out @ through @ value)
+        size = np.abs(eigenvalues).sum()
+        if size > _NOTHING * np.prod([np.linalg.norm(x) for x in (out, through, value)]):
+            scores[layer, head] = eigenvalues.sum().real / size
+    return CopyingScores(str(runner.source), scores)
+
+
+def ov_top_tokens(
+    runner: TorchRunner, layer: int, head: int, token: str | int, *, top_k: int = 10
+) -> CircuitTokens:
+    """The tokens that a head promotes when it looks at `token` alone: a row of OV, see above.
+
+    Raises InputError for a head or token that is not there.
+    """
+    w, row = _Weights(runner), _token_id(runner, token)
+    _check_head(runner.config, layer, head)
+    value, _ = w.head(layer, head, "v")
+    read = (_normed(w.embedding[row], runner.config) * w.gain(layer)) @ value
+    logits = w.unembedding @ (_centred(read @ w.out(layer, head)) * w.final_gain)
+    return _top(runner, "OV", layer, head, row, logits, top_k)
+
+
+def qk_top_tokens(
+    runner: TorchRunner, layer: int, head: int, token: str | int, *, top_k: int = 10
+) -> CircuitTokens:
+    """The keys that a head looks for when `token` is the query: a row of QK, see above.
+
+    Values are attention scores, scaled as the model does, without what positions add and up to
+    one number for all keys. Raises InputError for a head or token that is not there.
+    """
+    w, row = _Weights(runner), _token_id(runner, token)
+    config = runner.config
+    _check_head(config, layer, head)
+    (query, bias), (key, _) = w.head(layer, head, "q"), w.head(layer, head, "k")
+    read = _normed(w.embedding[row], config) * w.gain(layer) + w.bias(layer)
+    wanted = w.gain(layer) * (key @ (read @ query + bias))  # (d_model,)
+    scores = _normed(w.embedding, config) @ wanted * config.attn_scale(layer)
+    return _top(runner, "QK", layer, head, row, scores, top_k)
+
+
+class _Weights:
+    """A GPT2 module's weights as numpy arrays, head by head."""
+
+    def __init__(self, runner: Runner) -> None:
+        model: Any = getattr(runner, "model", None)
+        if model is None:
+            raise InputError(f"{runner.source}: circuits need weights; use gpt2kit.load's runner")
+        self.blocks, self.config = model.h, runner.config
+        self.embedding, self.unembedding = _numpy(model.wte.weight), _numpy(model.unembedding)
+        self.final_gain = _numpy(model.ln_f.weight)
+
+    def gain(self, layer: int) -> Floats:
+        """(d_model,) of ln_1."""
+        return _numpy(self.blocks[layer].ln_1.weight)
+
+    def bias(self, layer: int) -> Floats:
+        """(d_model,) of ln_1."""
+        return _numpy(self.blocks[layer].ln_1.bias)
+
+    def head(self, layer: int, head: int, part: str) -> tuple[Floats, Floats]:
+        """(d_model, d_head) weight and (d_head,) bias of "q", "k" or "v"."""
+        start = "qkv".index(part) * self.config.n_embd + head * self.config.d_head
+        own, c_attn = slice(start, start + self.config.d_head), self.blocks[layer].attn.c_attn
+        return _numpy(c_attn.weight)[:, own], _numpy(c_attn.bias)[own]
+
+    def out(self, layer: int, head: int) -> Floats:
+        """(d_head, d_model)."""
+        own = slice(head * self.config.d_head, (head + 1) * self.config.d_head)
+        return _numpy(self.blocks[layer].attn.c_proj.weight)[own]
+
+
+def _numpy(x: Any) -> Floats:
+    from gpt2kit.model import at_least_float32
+
+    array: Floats = at_least_float32(x.detach()).cpu().numpy()
+    return array
+
+
+def _centred(x: Floats) -> Floats:
+    centred: Floats = x - x.mean(-1, keepdims=True)
+    return centred
+
+
+def _normed(x: Floats, config: GPT2Config) -> Floats:
+    """A layer norm without gain and bias."""
+    normed: Floats = _centred(x) / np.sqrt(x.var(-1, keepdims=True) + config.layer_norm_epsilon)
+    return normed
+
+
+def _check_head(config: GPT2Config, layer: int, head: int) -> None:
+    if not (0 <= layer < config.n_layer and 0 <= head < config.n_head):
+        raise InputError(
+            f"head {layer}.{head}: the model has layers 0 to {config.n_layer - 1} and heads 0 to "
+            f"{config.n_head - 1}"
+        )
+
+
+def _token_id(runner: Runner, token: str | int) -> int:
+    if isinstance(token, str):
+        if runner.tokenizer is None:
+            raise InputError(f"{runner.source} has no tokenizer; give a token id")
+        return runner.tokenizer.single(token)
+    if not 0 <= token < runner.config.vocab_size:
+        raise InputError(
+            f"token id {token} is outside the vocabulary of {runner.config.vocab_size}"
+        )
+    return int(token)
+
+
+def _top(
+    runner: Runner, circuit: str, layer: int, head: int, row: int, values: Floats, top_k: int
+) -> CircuitTokens:
+    if not 1 <= top_k <= len(values):
+        raise InputError(f"top_k = {top_k} must be from 1 to {len(values)}, the vocabulary")
+    best, ids = largest(values, top_k)
+    names = [str(i) for i in (row, *ids)]
+    if runner.tokenizer is not None:
+        names = runner.tokenizer.tokens([row, *ids])
+    return CircuitTokens(
+        str(runner.source), circuit, layer, head, names[0], ids, tuple(names[1:]), best
+    )
