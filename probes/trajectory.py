@@ -1,0 +1,189 @@
+"""How a prediction comes about, layer by layer: statistics of next-token distributions.
+
+The functions take log-probabilities (…, vocab), natural logarithms, and work in float64. A token of
+probability 0 (log-probability -inf) adds nothing to a sum, as the limit has it.
+Trajectories after Belrose et al. 2023, "Eliciting Latent Predictions from Transformers with the
+Tuned Lens", arXiv 2303.08112; Jensen-Shannon divergence after Lin 1991.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from rich.table import Table
+
+from gpt2kit.readout import Floats, Ints
+from gpt2kit.runner import Runner
+from probes.lens import logit_lens
+from probes.result import Result
+from probes.tuned_lens import TunedLens, tuned_lens
+
+if TYPE_CHECKING:
+    from gpt2kit.model import GPT2
+
+_TILE = 1 << 22  # numbers: rows x positions x vocabulary held at a time
+
+Doubles = NDArray[np.float64]
+
+
+def entropy(log_p: ArrayLike) -> Doubles:
+    """(…, vocab) -> (…) nats, -sum p log p; from 0 to log(vocab)."""
+    log = _double(log_p)
+    return -_expected(log, log)
+
+
+def kl_divergence(log_p: ArrayLike, log_q: ArrayLike) -> Doubles:
+    """KL(p || q) in nats, sum p (log p - log q); 0 or more, infinite where q rules out what p
+    allows."""
+    p, q = _double(log_p), _double(log_q)
+    with np.errstate(invalid="ignore"):  # -inf - -inf, of tokens that p rules out
+        return _expected(p, p - q)
+
+
+def js_divergence(log_p: ArrayLike, log_q: ArrayLike) -> Doubles:
+    """Jensen-Shannon divergence in nats: the mean of KL(p || m) and KL(q || m) with the mixture
+    m = (p + q) / 2; from 0 to log 2, the same either way round."""
+    p, q = _double(log_p), _double(log_q)
+    m = np.logaddexp(p, q) - np.log(2)
+    return (kl_divergence(p, m) + kl_divergence(q, m)) / 2
+
+
+def total_variation(log_p: ArrayLike, log_q: ArrayLike) -> Doubles:
+    """Half the sum of |p - q|: by how much the probability of any set of tokens may differ; from 0
+    to 1."""
+    half: Doubles = np.abs(np.exp(_double(log_p)) - np.exp(_double(log_q))).sum(-1) / 2
+    return half
+
+
+def rank(log_p: ArrayLike, ids: ArrayLike) -> Ints:
+    """(…, vocab), token ids (…) -> (…) how many tokens are likelier; 0 is the likeliest."""
+    log, at = _double(log_p), np.asarray(ids, np.int64)[..., None]
+    above: Ints = (log > np.take_along_axis(log, at, -1)).sum(-1)
+    return above
+
+
+def max_prob(log_p: ArrayLike) -> Doubles:
+    """(…, vocab) -> (…) probability of the likeliest token."""
+    top: Doubles = np.exp(_double(log_p).max(-1))
+    return top
+
+
+def _double(log_p: ArrayLike) -> Doubles:
+    return np.asarray(log_p, np.float64)
+
+
+def _expected(log_p: Doubles, values: Doubles) -> Doubles:
+    """(…) sum over the vocabulary of p times a value that may be anything where p is 0."""
+    p = np.exp(log_p)
+    with np.errstate(invalid="ignore"):
+        total: Doubles = np.where(p > 0, p * values, 0.0).sum(-1)
+    return total
+
+
+@dataclass(frozen=True)
+class Trajectory(Result):
+    """Next-token predictions by layer and position, in a few numbers each.
+
+    Rows (R) are the taps in `rows`: the embedding, then the stream after each layer; the last is
+    the model's own prediction. Columns (P) are `positions`.
+    """
+
+    source: str
+    prompt_tokens: tuple[str, ...]  # (N,)
+    rows: tuple[str, ...]  # (R,) tap names
+    positions: Ints  # (P,)
+    entropy: Floats  # (R, P) nats
+    kl: Floats  # (R, P) nats, KL(final row || this row)
+    js: Floats | None  # (R, P) nats, at most log 2; None on an engine without its weights at hand
+    next_ranks: Ints  # (R, P) of the token that follows, 0 = likeliest; -1 where there is none
+    max_prob: Floats  # (R, P)
+
+    def render(self) -> Table:
+        """Each row's means over the positions; of the next token's ranks, the median."""
+        title = f"trajectory of {self.source}, means over {len(self.positions)} positions"
+        table = Table(title=title)
+        for name in ("row", "entropy", "KL", "JS", "rank", "max prob"):
+            table.add_column(name, no_wrap=True)
+        for r in reversed(range(len(self.rows))):
+            js = "-" if self.js is None else f"{self.js[r].mean():.3f}"
+            ranks = self.next_ranks[r][self.next_ranks[r] >= 0]
+            table.add_row(
+                self.rows[r],
+                f"{self.entropy[r].mean():.3f}",
+                f"{self.kl[r].mean():.3f}",
+                js,
+                f"{np.median(ranks):g}" if ranks.size else "-",
+                f"{self.max_prob[r].mean():.3f}",
+            )
+        return table
+
+    def __repr__(self) -> str:
+        return (
+            f"Trajectory({self.source}, {len(self.rows)} rows x {len(self.positions)} positions; "
+            "print it for the means)"
+        )
+
+
+def trajectory(
+    runner: Runner,
+    prompt: str | Sequence[int],
+    *,
+    lens: TunedLens | None = None,
+    positions: Sequence[int] | slice | None = None,
+    prepend_bos: bool = False,
+) -> Trajectory:
+    """The prediction after each layer, read by the logit lens or by a tuned one.
+
+    positions, prepend_bos: as in `logit_lens`. JS divergence needs two distributions at once, which
+    no engine's readout gives: it is worked out from the weights, and so on the torch engine alone.
+    Nothing of size rows x positions x vocabulary is held.
+    """
+    if lens is None:
+        read = logit_lens(runner, prompt, top_k=1, positions=positions, prepend_bos=prepend_bos)
+    else:
+        read = tuned_lens(
+            runner, prompt, lens, top_k=1, positions=positions, prepend_bos=prepend_bos
+        )
+    model, js = getattr(runner, "model", None), None
+    if model is not None:
+        taps = runner.run(read.prompt_ids, taps=read.rows, last_only=True, top_k=1).taps
+        resid = np.stack([taps[row][0, read.positions] for row in read.rows])
+        js = _js_to_last(model, resid if lens is None else lens.translate(resid))
+    return Trajectory(
+        source=read.source,
+        prompt_tokens=read.prompt_tokens,
+        rows=read.rows,
+        positions=read.positions,
+        entropy=read.entropy,
+        kl=read.kl,
+        js=js,
+        next_ranks=read.next_ranks,
+        max_prob=np.exp(read.top_logprobs[..., 0]),
+    )
+
+
+def _js_to_last(model: GPT2, resid: Floats) -> Floats:
+    """Residual vectors (row, pos, d_model) -> (row, pos) JS divergence to the last row's reading.
+
+    `js_divergence` in torch, which is several times faster at this size.
+    """
+    import torch
+
+    rows, count, _ = resid.shape
+    step = max(1, _TILE // (rows * model.config.vocab_size))
+    tiles = []
+    with torch.inference_mode():
+        for start in range(0, count, step):
+            x = torch.from_numpy(resid[:, start : start + step]).to(model.wte.weight)
+            log_p = model.unembed(model.ln_f(x)).double().log_softmax(-1)  # (row, pos, vocab)
+            p = log_p.exp()
+            log_m = ((p + p[-1]) / 2).clamp_min(1e-300).log()
+            to_m = (p * (log_p - log_m)).sum(-1)
+            from_last = (p[-1] * (log_p[-1] - log_m)).sum(-1)
+            tiles.append(((to_m + from_last) / 2).cpu().numpy())
+    out: Floats = np.concatenate(tiles, axis=1)
+    return out
