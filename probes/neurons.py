@@ -161,12 +161,12 @@ class TopActivating(Result):
     active: float  # share of the tokens with an activation above 0
 
     def render(self) -> Table:
-        """One line for each place, the token bold."""
+        """One line for each place, the token in «»."""
         title = f"neuron {self.layer}.{self.neuron} of {self.source}, {self.n_tokens} tokens"
         table = Table("activation", "text", "pos", "where", title=title)
         for k, value in enumerate(self.activations):
             where = Text(printable(self.before[k]))
-            where.append(printable(self.tokens[k]), "bold reverse")
+            where.append(f"«{printable(self.tokens[k])}»", "bold")
             where.append(printable(self.after[k]))
             table.add_row(f"{value:.3f}", str(self.texts[k]), str(self.positions[k]), where)
         return table

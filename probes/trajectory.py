@@ -184,6 +184,6 @@ def _js_to_last(model: GPT2, resid: Floats) -> Floats:
             log_m = ((p + p[-1]) / 2).clamp_min(1e-300).log()
             to_m = (p * (log_p - log_m)).sum(-1)
             from_last = (p[-1] * (log_p[-1] - log_m)).sum(-1)
-            tiles.append(((to_m + from_last) / 2).cpu().numpy())
+            tiles.append(((to_m + from_last) / 2).clamp_min(0).cpu().numpy())  # rounding
     out: Floats = np.concatenate(tiles, axis=1)
     return out

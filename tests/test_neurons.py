@@ -157,6 +157,7 @@ def test_they_print_and_turn_into_json(torch_runner):
     found = top_activating(torch_runner, LAYER, NEURON, TEXTS)
     assert str(found).count("\n") > 10
     assert f"neuron {LAYER}.{NEURON}" in str(found)
+    assert str(found).count("«") == 10
     assert len(json.loads(found.to_json())["tokens"]) == 10
     for result in (
         neuron_lens(torch_runner, LAYER, NEURON),
