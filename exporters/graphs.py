@@ -9,6 +9,8 @@ Both take and give what the ecosystem's exports do:
     logits          (batch, sequence, vocab)         float32
     {tap}           axes as in `gpt2kit.taps`, in the dtype of the weights (float32 for bfloat16,
                     which numpy does not have)
+    {tap}.keep|add  the value at a tap becomes keep * value + add; float32, each axis of the size of
+                    the tap's or 1. Optional: by default 1 and 0, of size 1.
 
 `Portable` is standard operators only. The past is what is in it, and may be empty; padding may lie
 anywhere that `attention_mask` says.
@@ -19,36 +21,49 @@ holds, which is then updated in place. Tokens must come first in each row of `at
 refuses on the CPU, and makes the logits NaN. On the CPU, a batch of several rows may continue a
 past only by one token a run. A further input `logits_positions`, (1 or batch, kept) int64, says
 which columns of `input_ids` get logits, (batch, kept, vocab); -1 is the last token of each row.
+Scores and patterns, where a tap or an edit wants them, are computed beside that operator from the
+keys it has cached; only an edit of them makes it give way to what is computed so.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from exporters.quantize import PackedTable
-from gpt2kit.model import GPT2, Cache, Hooks
+from gpt2kit.model import GPT2, Cache, Hooks, Look
+from gpt2kit.taps import SCORES, axes_of
 
 Past = list[tuple[Tensor, Tensor]]
+Changes = list[tuple[Tensor, Tensor]]  # keep and add of every editable tap
 
 
 class Portable(nn.Module):
     """Standard operators, any padding."""
 
-    def __init__(self, model: GPT2, taps: tuple[str, ...]) -> None:
+    def __init__(self, model: GPT2, taps: Sequence[str], edits: Sequence[str]) -> None:
         super().__init__()
-        self.model, self.taps = model, taps
+        self.model, self.taps, self.edits = model, taps, edits
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, past_key_values: Past
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        past_key_values: Past,
+        changes: Changes,
     ) -> tuple[Tensor, ...]:
         """The graph's inputs -> logits, the keys and values, the taps."""
         queries = torch.arange(input_ids.shape[1]) + past_key_values[0][0].shape[2]
         keys = torch.arange(attention_mask.shape[1])
         causal = keys[None, :] <= queries[:, None]
         mask = causal[None, None] & attention_mask[:, None, None, :].bool()
-        hooks, cache = Hooks(self.model.config.n_layer, self.taps, {}), _Concat(past_key_values)
+        hooks, cache = _hooks(self, changes), _Concat(past_key_values)
         x = self.model.hidden(input_ids, hooks, positions=position_ids, mask=mask, cache=cache)
         return _logits(self.model, x), *cache.present, *_values(hooks, self.taps)
 
@@ -56,9 +71,9 @@ class Portable(nn.Module):
 class Fused(nn.Module):
     """onnxruntime's attention over a cache updated in place."""
 
-    def __init__(self, model: GPT2, taps: tuple[str, ...]) -> None:
+    def __init__(self, model: GPT2, taps: Sequence[str], edits: Sequence[str]) -> None:
         super().__init__()
-        self.model, self.taps = model, taps
+        self.model, self.taps, self.edits = model, taps, edits
 
     def forward(
         self,
@@ -67,6 +82,7 @@ class Fused(nn.Module):
         position_ids: Tensor,
         past_key_values: Past,
         logits_positions: Tensor,
+        changes: Changes,
     ) -> tuple[Tensor, ...]:
         """The graph's inputs -> logits, the keys and values, the taps."""
         sequence, total = input_ids.shape[1], attention_mask.shape[1]
@@ -74,9 +90,13 @@ class Fused(nn.Module):
         tokens_first = torch.arange(total)[None] < lengths[:, None]
         misplaced = (tokens_first != attention_mask.bool()).any(1, keepdim=True)
         positions = position_ids + misplaced * self.model.config.n_positions
-        cache = _InPlace(past_key_values, lengths, attention_mask)
-        hooks = Hooks(self.model.config.n_layer, self.taps, {})
-        x = self.model.hidden(input_ids, hooks, positions=positions, cache=cache)
+        inside = {int(tap.split(".")[1]) for tap in self.edits if axes_of(tap) == SCORES}
+        cache = _InPlace(past_key_values, lengths, attention_mask, inside)
+        start = (lengths - sequence).clamp(min=0)  # (batch,) where the row's first query stands
+        queries = start[:, None] + torch.arange(sequence)[None]
+        mask = (torch.arange(total) <= queries[:, :, None])[:, None]  # (batch, 1, query, key)
+        hooks = _hooks(self, changes)
+        x = self.model.hidden(input_ids, hooks, positions=positions, mask=mask, cache=cache)
         last = (lengths[:, None] - 1 - (total - sequence)).clamp(min=0)  # (batch, 1)
         column = torch.where(logits_positions < 0, last, logits_positions)  # (batch, kept)
         row = torch.arange(x.shape[0])[:, None] * sequence
@@ -99,12 +119,18 @@ class _Concat(Cache):
 
 
 class _InPlace(Cache):
-    """GroupQueryAttention, which appends and attends in one node."""
+    """GroupQueryAttention, which appends and attends in one node.
 
-    def __init__(self, past: Past, lengths: Tensor, attention_mask: Tensor) -> None:
-        self.past, self.present = past, list[Tensor]()
+    inside: the layers whose scores or pattern are edited.
+    """
+
+    def __init__(
+        self, past: Past, lengths: Tensor, attention_mask: Tensor, inside: set[int]
+    ) -> None:
+        self.past, self.present, self.inside = past, list[Tensor](), inside
         self.last = (lengths - 1).to(torch.int32)  # (batch,)
-        total = torch.onnx.ops.symbolic(
+        self.keys = attention_mask.shape[1]
+        self.end = torch.onnx.ops.symbolic(
             "Shape",
             (attention_mask,),
             attrs={"start": 1, "end": 2},
@@ -112,13 +138,17 @@ class _InPlace(Cache):
             shape=(1,),
             version=15,
         )
-        self.total = total.reshape(()).to(torch.int32)
-
-    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError("scores and patterns stay inside the operator")
+        self.total = self.end.reshape(()).to(torch.int32)
 
     def attend(
-        self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float
+        self,
+        layer: int,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None,
+        scale: float,
+        look: Look | None,
     ) -> Tensor:
         batch, pos, head, d_head = q.shape
         old_k, old_v = self.past[layer]
@@ -131,10 +161,42 @@ class _InPlace(Cache):
             version=1,
         )
         self.present += [new_k, new_v]
+        if look is not None:
+            seen = look(q.transpose(1, 2), self._held(new_k), self._held(new_v), mask)
+            if layer in self.inside:
+                return seen.transpose(1, 2)
         return z.view(q.shape)
 
+    def _held(self, buffer: Tensor) -> Tensor:
+        """(batch, head, max_length, d_head) -> (batch, head, key, d_head), what is attended to."""
+        batch, head, _, d_head = buffer.shape
+        return _symbolic(
+            "Slice",
+            (buffer, torch.tensor([0]), self.end, torch.tensor([2])),
+            buffer.dtype,
+            (batch, head, self.keys, d_head),
+        )
 
-def _values(hooks: Hooks, taps: tuple[str, ...]) -> list[Tensor]:
+
+def _symbolic(op: str, inputs: Sequence[Tensor], dtype: torch.dtype, shape: Any) -> Tensor:
+    """One standard operator, put into the trace as it is."""
+    return torch.onnx.ops.symbolic(op, inputs, dtype=dtype, shape=shape, version=13)
+
+
+def _hooks(graph: Portable | Fused, changes: Changes) -> Hooks:
+    edits = {
+        tap: partial(_affine, *change) for tap, change in zip(graph.edits, changes, strict=True)
+    }
+    return Hooks(graph.model.config.n_layer, graph.taps, edits)
+
+
+def _affine(keep: Tensor, add: Tensor, x: Tensor) -> Tensor:
+    """keep * x + add; traced as they are, since torch would settle now which axes broadcast."""
+    kept = _symbolic("Mul", (x, keep.to(x.dtype)), x.dtype, x.shape)
+    return _symbolic("Add", (kept, add.to(x.dtype)), x.dtype, x.shape)
+
+
+def _values(hooks: Hooks, taps: Sequence[str]) -> list[Tensor]:
     values = [hooks.values[tap] for tap in taps]
     return [x.float() if x.dtype is torch.bfloat16 else x for x in values]
 

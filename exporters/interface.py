@@ -16,6 +16,11 @@ def present_names(n_layer: int) -> list[str]:
     return [f"present.{i}.{part}" for i in range(n_layer) for part in ("key", "value")]
 
 
+def edit_names(tap: str) -> tuple[str, str]:
+    """Inputs by which a tap is edited."""
+    return f"{tap}.keep", f"{tap}.add"
+
+
 def data_file(path: Path) -> Path:
     """Where the weights of a file lie that are not in it."""
     return path.with_name(f"{path.name}.data")

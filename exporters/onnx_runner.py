@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import re
-import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -18,17 +16,19 @@ import onnxruntime as ort
 from numpy.typing import ArrayLike, NDArray
 from onnx import TensorProto, parser
 
-from exporters import mapped
-from exporters.devices import CPU, CUDA, check_placement, choose, physical_cores
-from exporters.interface import LOGITS_POSITIONS, past_names, present_names
+from exporters.devices import choose
+from exporters.interface import LOGITS_POSITIONS, edit_names, past_names, present_names
+from exporters.onnx_cache import Changes, Decoder, InPlaceCache, OnnxCache, zeros
 from exporters.readout_graph import ReadoutGraph
+from exporters.sessions import open_session, providers, reason, run_options, session_options
 from exporters.topk_graph import TopK
 from gpt2kit.config import GPT2Config
+from gpt2kit.edits import Chunk, Edit, affine
 from gpt2kit.errors import EditError, EngineError, InputError, TapError
 from gpt2kit.readout import Floats, Readout, tiled
 from gpt2kit.runner import Batch, Ids, KVCache, Run, Source, cache_length, prepare
 from gpt2kit.sampling import largest
-from gpt2kit.taps import TapDict, axes_of, resolve
+from gpt2kit.taps import SCORES, TapDict, axes_of, resolve
 from gpt2kit.tokenizer import Tokenizer
 
 T = TypeVar("T")
@@ -58,175 +58,8 @@ def open_onnx(
     device = choose(device)
     if device == "cuda":
         ort.preload_dlls()
-    session, graphs = _session(file, device, threads)
+    session, graphs = open_session(file, device, threads)
     return OnnxRunner(file, session, device, graphs)
-
-
-def _options(threads: int | None) -> ort.SessionOptions:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3  # errors; they are raised as well
-    options.intra_op_num_threads = threads or physical_cores()
-    return options
-
-
-def _run_options(graph: int = -1) -> ort.RunOptions:
-    """Compute no more than what is fetched. graph: which CUDA graph to capture or replay, -1: none.
-
-    (It is set even on the CPU, where onnxruntime would look for it in vain at every run.)
-    """
-    options = ort.RunOptions()
-    options.only_execute_path_to_fetches = True
-    options.add_run_config_entry("gpu_graph_id", str(graph))
-    return options
-
-
-def _providers(device: str, graphs: bool = False) -> list[Any]:
-    if device != "cuda":
-        return [CPU]
-    # TF32 would round float32 products to 10 bits, and parity would not hold.
-    return [(CUDA, {"use_tf32": "0", "enable_cuda_graph": "1" if graphs else "0"}), CPU]
-
-
-def _session(file: Path, device: str, threads: int | None) -> tuple[ort.InferenceSession, bool]:
-    """The session, and whether it can capture CUDA graphs."""
-    options = _options(threads)
-    if device == "cuda":
-        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    for graphs in (True, False) if device == "cuda" else (False,):
-        try:
-            providers = _providers(device, graphs)
-            session = mapped.session(file, options, providers=providers)
-        except Exception as error:  # onnxruntime's exceptions share no base of their own
-            if graphs and "graph capture" in str(error):
-                continue  # a graph with a node on the CPU runs without
-            raise EngineError(f"{file}: {_reason(str(error))}") from error
-        if device == "cuda":
-            check_placement(session)
-        return session, graphs
-    raise AssertionError("unreachable")
-
-
-def _reason(message: str, doing: str = "load") -> str:
-    """Onnxruntime's message as one line that says what to do."""
-    if "INVALID_PROTOBUF" in message or "No graph was found" in message:
-        return "not an ONNX file, or a damaged one; export it again"
-    if lost := re.search(r'External data path does not exist: "(.*)"', message):
-        return f"its external data {lost[1]} is missing; keep that file beside it"
-    if "escapes model directory" in message or "Absolute path not allowed" in message:
-        return "refused: its external data points outside its folder"
-    if re.search("given file_length|external data size mismatch", message):
-        return "its external data is not of the right length; copy or export it again"
-    # "[ONNXRuntimeError] : 1 : FAIL : Load model from … failed:/path/file.cc:256 type f(…) text"
-    text = message.split(" : ", 3)[-1].split(" failed:", 1)[-1]
-    text = re.sub(r"^\S+\.(cc|h):\d+ .*?\) ", "", text, flags=re.DOTALL)
-    return f"onnxruntime {ort.__version__} cannot {doing} it: {' '.join(text.split())}"
-
-
-class OnnxCache(KVCache):
-    """Keys and values as the graph gave them, on the engine's device.
-
-    slots: (batch, slots) bool, which of the places along the cached axis hold a token of that row;
-    rows of unequal length have gaps where their padding ran.
-    """
-
-    def __init__(
-        self,
-        past: Sequence[ort.OrtValue],
-        slots: NDArray[np.bool_],
-        lengths: NDArray[np.int64],
-        max_length: int,
-    ) -> None:
-        super().__init__(lengths, max_length)
-        self.past, self.slots = past, slots
-
-    def copy(self) -> OnnxCache:
-        """An independent cache with the same content (its tensors are never written again)."""
-        return OnnxCache(self.past, self.slots, self.lengths, self.max_length)
-
-
-class InPlaceCache(KVCache):
-    """Buffers (batch, head, max_length, d_head) that the fused graph writes into.
-
-    decoder: what runs one more token a row over these very buffers, once it has been needed.
-    """
-
-    def __init__(
-        self,
-        past: Sequence[ort.OrtValue],
-        lengths: NDArray[np.int64],
-        max_length: int,
-        decoder: _Decoder | None = None,
-    ) -> None:
-        super().__init__(lengths, max_length)
-        self.past, self.decoder = past, decoder
-
-    def copy(self) -> InPlaceCache:
-        """An independent cache with the same content."""
-        past = [_zeros(x.shape(), x.element_type(), x.device_name()) for x in self.past]
-        for new, old in zip(past, self.past, strict=True):
-            new.update_inplace(old)
-        return InPlaceCache(past, self.lengths, self.max_length)
-
-
-class _Decoder:
-    """One token a row, again and again, with nothing bound, allocated or shaped anew.
-
-    All inputs and outputs keep their addresses and shapes, the mask as wide as the cache; so on
-    CUDA the step is captured once as a graph and replayed.
-    """
-
-    _captured = itertools.count(1)
-
-    def __init__(self, runner: OnnxRunner, past: Sequence[ort.OrtValue], width: int) -> None:
-        rows, device = past[0].shape()[0], runner.device
-        self.session, self.places = runner.session, np.arange(width)
-        self.inputs = {
-            name: _on_device(np.zeros((rows, columns), np.int64), device)
-            for name, columns in (("input_ids", 1), ("position_ids", 1), ("attention_mask", width))
-        }
-        logits = np.zeros((rows, 1, runner.config.vocab_size), np.float32)
-        self.logits = _on_device(logits, device)
-        self.binding = runner.session.io_binding()
-        fixed = {LOGITS_POSITIONS: _on_device(np.array([[-1]]), device)}
-        fixed |= dict(zip(runner._past_names, past, strict=True))
-        for name, value in {**self.inputs, **fixed}.items():
-            self.binding.bind_ortvalue_input(name, value)
-        presents = dict(zip(runner._present_names, past, strict=True))
-        for name, value in {"logits": self.logits, **presents}.items():
-            self.binding.bind_ortvalue_output(name, value)
-        self.options = runner.run_options
-        if runner.cuda_graphs:
-            number = next(self._captured)
-            self.options = _run_options(graph=number)
-            weakref.finalize(self, self.session.release_captured_graph, number)
-
-    def __call__(self, batch: Batch) -> ort.OrtValue:
-        """Advance every row by its one token; returns logits (batch, 1, vocab) on the device, valid
-        until the next call."""
-        starts = batch.starts[:, None]
-        for name, array in (
-            ("input_ids", batch.ids),
-            ("position_ids", starts),
-            ("attention_mask", (self.places <= starts).astype(np.int64)),
-        ):
-            self.inputs[name].update_inplace(np.ascontiguousarray(array))
-        self.session.run_with_iobinding(self.binding, self.options)
-        return self.logits
-
-
-def _on_device(array: NDArray[Any], device: str) -> ort.OrtValue:
-    return ort.OrtValue.ortvalue_from_numpy(array, device)
-
-
-def _zeros(shape: Sequence[int], kind: int, device: str) -> ort.OrtValue:
-    """Zeros of an ONNX element type; numpy lends bfloat16 its bytes."""
-    zeros = np.zeros(shape, np.float32 if kind == TensorProto.FLOAT else np.uint16)
-    value = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(zeros, kind)
-    if device == "cpu":
-        return value
-    there = ort.OrtValue.ortvalue_from_shape_and_type(list(shape), kind, device)
-    there.update_inplace(value)
-    return there
 
 
 class OnnxRunner:
@@ -242,6 +75,7 @@ class OnnxRunner:
             self.config = GPT2Config.from_hf(json.loads(meta["gpt2kit.config"]))
             self.source = Source(meta["gpt2kit.model"], meta["gpt2kit.revision"] or None)
             self.taps: tuple[str, ...] = tuple(json.loads(meta["gpt2kit.taps"]))
+            self.edits: tuple[str, ...] = tuple(json.loads(meta["gpt2kit.edits"]))
             self.dtype: str = meta["gpt2kit.dtype"]
             self.profile: str = meta["gpt2kit.profile"]
             self.quantize: str | None = meta.get("gpt2kit.quantize") or None
@@ -250,16 +84,16 @@ class OnnxRunner:
                 f"{path}: not made by gpt2kit; make it with `gpt2kit export --onnx`"
             ) from error
         self.tokenizer = Tokenizer.from_folder(path.parent)
-        self._past_names = past_names(self.config.n_layer)
-        self._present_names = present_names(self.config.n_layer)
-        self.run_options = _run_options()
+        self.past_names = past_names(self.config.n_layer)
+        self.present_names = present_names(self.config.n_layer)
+        self.run_options = run_options()
 
     def __repr__(self) -> str:
         c = self.config
         return (
             f"OnnxRunner({self.path.name}: {self.source}, {c.n_layer} layers, {c.n_head} heads, "
             f"d_model {c.n_embd}, {self.profile} {self.quantize or self.dtype} on {self.provider}, "
-            f"{self.threads} threads, {len(self.taps)} taps)"
+            f"{self.threads} threads, {len(self.taps)} taps, {len(self.edits)} edits)"
         )
 
     @property
@@ -284,28 +118,31 @@ class OnnxRunner:
         top_k: int | None = None,
     ) -> Run:
         """See `Runner.run`."""
-        if edits:
-            raise EditError(f"{self.path}: carries no edits; run them on the torch engine")
+        self._check_edits(edits)
         wanted = self._wanted(taps)
         batch = prepare(ids, lengths, cache, self.config, top_k)
         if cache is not None and type(cache) is not self._cache_type:
             raise InputError(f"this engine needs a cache of its own, got {type(cache).__name__}")
         if isinstance(cache, InPlaceCache) or (cache is None and self.profile == "fused"):
-            if cache is not None and batch.ids.shape[1] == 1 and not wanted:
-                return self._decode(batch, cache, top_k)
-            run = self._run_in_place(batch, cache, wanted, last_only)
+            one = cache is not None and batch.ids.shape[1] == 1 and not wanted
+            if isinstance(cache, InPlaceCache) and one and not self._inside(edits):
+                return self._decode(batch, cache, edits, top_k)
+            run = self._run_in_place(batch, cache, wanted, edits, last_only)
         else:
             assert cache is None or isinstance(cache, OnnxCache)
-            run = self._run_growing(batch, cache, wanted, last_only)
+            run = self._run_growing(batch, cache, wanted, edits, last_only)
         if top_k is None:
             return run
         logits, top_ids = largest(run.logits, top_k)
         return replace(run, logits=logits, top_ids=top_ids)
 
-    def _decode(self, batch: Batch, cache: InPlaceCache, top_k: int | None) -> Run:
+    def _decode(
+        self, batch: Batch, cache: InPlaceCache, edits: Sequence[Edit], top_k: int | None
+    ) -> Run:
         """One token a row, in the fused graph."""
-        decoder = cache.decoder or _Decoder(self, cache.past, cache.max_length)
-        logits, top_ids = self._take(self._attempt(partial(decoder, batch)), top_k)
+        decoder = cache.decoder or Decoder(self, cache.past, cache.max_length)
+        changes = self._changes(edits, batch.chunk(cached=True))
+        logits, top_ids = self._take(self._attempt(partial(decoder, batch, changes)), top_k)
         cache.spent = True
         advanced = InPlaceCache(cache.past, batch.starts + 1, cache.max_length, decoder)
         return Run(logits, TapDict({}, self.config.n_layer), advanced, top_ids)
@@ -321,15 +158,22 @@ class OnnxRunner:
         return largest(logits.numpy(), top_k)
 
     def _run_growing(
-        self, batch: Batch, cache: OnnxCache | None, wanted: tuple[str, ...], last_only: bool
+        self,
+        batch: Batch,
+        cache: OnnxCache | None,
+        wanted: tuple[str, ...],
+        edits: Sequence[Edit],
+        last_only: bool,
     ) -> Run:
         """The portable graph: the cache comes out longer than it went in."""
         before = cache or self.new_cache(len(batch.ids))
         assert isinstance(before, OnnxCache)
         new = np.arange(batch.ids.shape[1]) < batch.lengths[:, None]
         slots = np.concatenate([before.slots, new], axis=1)
-        presents = {} if cache is None else dict.fromkeys(self._present_names)
-        outputs = self._execute(batch, slots, before.past, ["logits", *wanted], presents)
+        presents = {} if cache is None else dict.fromkeys(self.present_names)
+        changes = self._changes(edits, batch.chunk(cached=cache is not None), slots)
+        names = ["logits", *wanted]
+        outputs = self._execute(batch, slots, before.past, names, presents, changes)
         logits, *values = (value.numpy() for value in outputs[: 1 + len(wanted)])
         if last_only:
             logits = logits[np.arange(len(logits)), batch.lengths - 1][:, None]
@@ -345,7 +189,12 @@ class OnnxRunner:
         return Run(logits, taken, OnnxCache(present, slots, ends, cache.max_length))
 
     def _run_in_place(
-        self, batch: Batch, cache: InPlaceCache | None, wanted: tuple[str, ...], last_only: bool
+        self,
+        batch: Batch,
+        cache: InPlaceCache | None,
+        wanted: tuple[str, ...],
+        edits: Sequence[Edit],
+        last_only: bool,
     ) -> Run:
         """The fused graph: the cache is one buffer, past and present at once."""
         rows, columns = batch.ids.shape
@@ -353,14 +202,18 @@ class OnnxRunner:
         single = rows > 1 and columns > 1 and bool(batch.starts.any())
         parts = [_column(batch, j) for j in range(columns)] if single else [batch]
         past = self.empty(rows) if cache is None else cache.past
-        presents = {} if cache is None else dict(zip(self._present_names, past, strict=True))
+        presents = {} if cache is None else dict(zip(self.present_names, past, strict=True))
         found: list[list[NDArray[Any]]] = []
         for part in parts:
             held = np.arange(part.end) < (part.starts + part.lengths)[:, None]
             kept = np.array([[-1]]) if last_only or single else np.arange(columns)[None]
-            outputs = self._execute(part, held, past, ["logits", *wanted], presents, kept)
+            changes = self._changes(edits, part.chunk(cached=cache is not None))
+            names = ["logits", *wanted]
+            outputs = self._execute(part, held, past, names, presents, changes, kept)
             found.append([value.numpy() for value in outputs[: 1 + len(wanted)]])
-        logits, *values = (np.concatenate(x, axis=1) for x in zip(*found, strict=True))
+        axes = [(), *map(axes_of, wanted)]
+        parts_of = zip(zip(*found, strict=True), axes, strict=True)
+        logits, *values = (_joined(x, of, batch.end) for x, of in parts_of)
         if last_only and single:
             logits = logits[np.arange(rows), batch.lengths - 1][:, None]
         taps = dict(zip(wanted, map(_widen, values), strict=True))
@@ -375,13 +228,47 @@ class OnnxRunner:
         wanted = resolve(taps, self.config.n_layer)
         missing = [tap for tap in wanted if tap not in self.taps]
         if missing:
-            more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-            globs = " ".join(f"--taps '{glob}'" for glob in _globs(missing))
             raise TapError(
-                f"{self.path.name} does not carry the tap {missing[0]!r}{more}; export it with "
-                f"`gpt2kit export --onnx … {globs}`"
+                f"{self.path.name} does not carry the tap {self._how_to_export(missing, 'taps')}"
             )
         return wanted
+
+    def _check_edits(self, edits: Sequence[Any]) -> None:
+        """Raise EditError if this file cannot take them."""
+        wanted: list[str] = []
+        for edit in edits:
+            if not isinstance(edit, Edit):
+                raise EditError(
+                    f"{self.path.name}: {edit!r} is not an Edit; functions run on the torch engine"
+                )
+            wanted += resolve(edit.tap, self.config.n_layer)
+        if missing := [tap for tap in dict.fromkeys(wanted) if tap not in self.edits]:
+            how = self._how_to_export(missing, "edits")
+            raise EditError(f"{self.path.name} takes no edit of {how}")
+
+    def _inside(self, edits: Sequence[Edit]) -> bool:
+        """Whether any is of scores or patterns, whose keys a decoder does not count."""
+        taps = (tap for edit in edits for tap in resolve(edit.tap, self.config.n_layer))
+        return any(axes_of(tap) == SCORES for tap in taps)
+
+    def _changes(
+        self, edits: Sequence[Edit], chunk: Chunk, slots: NDArray[np.bool_] | None = None
+    ) -> Changes:
+        """The inputs that make these edits in one run. slots: where along the cached axis each
+        row's tokens are, if they have gaps."""
+        out = {}
+        for tap, change in affine(edits, self.config, chunk).items():
+            for name, value, default in zip(edit_names(tap), change, (1, 0), strict=True):
+                if slots is not None and axes_of(tap) == SCORES:
+                    value = _by_slot(value, slots, default)
+                out[name] = np.ascontiguousarray(value, np.float32)
+        return out
+
+    def _how_to_export(self, missing: Sequence[str], option: str) -> str:
+        """'blocks.3.z' (and 2 more); export it with …."""
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        globs = " ".join(f"--{option} '{glob}'" for glob in _globs(missing))
+        return f"{missing[0]!r}{more}; export it with `gpt2kit export --onnx … {globs}`"
 
     def _execute(
         self,
@@ -390,6 +277,7 @@ class OnnxRunner:
         past: Sequence[ort.OrtValue],
         names: Sequence[str],
         presents: Mapping[str, ort.OrtValue | None],
+        changes: Changes,
         kept: NDArray[np.int64] | None = None,
     ) -> list[ort.OrtValue]:
         """Run the graph; the cache goes in and comes out on the device, the rest on the CPU.
@@ -407,7 +295,9 @@ class OnnxRunner:
             feeds[LOGITS_POSITIONS] = kept
         for name, array in feeds.items():
             binding.bind_cpu_input(name, np.ascontiguousarray(array))
-        for name, value in zip(self._past_names, past, strict=True):
+        for name, change in changes.items():  # bind_cpu_input does not know optional inputs
+            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(change))
+        for name, value in zip(self.past_names, past, strict=True):
             binding.bind_ortvalue_input(name, value)
         for name in names:
             binding.bind_output(name, "cpu")
@@ -424,7 +314,7 @@ class OnnxRunner:
         try:
             return run()
         except Exception as error:  # onnxruntime's exceptions share no base of their own
-            raise EngineError(f"{self.path}: {_reason(str(error), 'run')}") from error
+            raise EngineError(f"{self.path}: {reason(str(error), 'run')}") from error
 
     @property
     def _cache_type(self) -> type[KVCache]:
@@ -441,10 +331,10 @@ class OnnxRunner:
 
     def empty(self, batch_size: int, length: int = 0) -> list[ort.OrtValue]:
         """Keys and values of every layer, zeros; one tensor serves them all if it holds nothing."""
-        c, count = self.config, len(self._past_names)
+        c, count = self.config, len(self.past_names)
         shape = (batch_size, c.n_head, length, c.d_head)
         values = [
-            _zeros(shape, ELEMENT[self.dtype], self.device) for _ in range(count if length else 1)
+            zeros(shape, ELEMENT[self.dtype], self.device) for _ in range(count if length else 1)
         ]
         return values if length else values * count
 
@@ -462,16 +352,16 @@ class OnnxRunner:
     @cached_property
     def _widen(self) -> ort.InferenceSession:
         model = parser.parse_model(_WIDEN).SerializeToString()
-        return ort.InferenceSession(model, providers=_providers(self.device))
+        return ort.InferenceSession(model, providers=providers(self.device))
 
     @cached_property
     def _top_k(self) -> TopK:
-        return TopK(_providers(self.device))
+        return TopK(providers(self.device))
 
     @cached_property
     def _readout(self) -> ReadoutGraph:
-        options, providers = _options(self.threads), _providers(self.device)
-        return ReadoutGraph(self.path, self.config, self.device, options, providers=providers)
+        options, given = session_options(self.threads), providers(self.device)
+        return ReadoutGraph(self.path, self.config, self.device, options, providers=given)
 
     def readout(
         self,
@@ -507,6 +397,25 @@ def _globs(taps: Sequence[str]) -> list[str]:
     kinds = [re.sub(r"^blocks\.\d+\.", "blocks.*.", tap) for tap in taps]
     pairs = zip(taps, kinds, strict=True)
     return list(dict.fromkeys(tap if kinds.count(kind) == 1 else kind for tap, kind in pairs))
+
+
+def _joined(parts: Sequence[NDArray[Any]], axes: tuple[str, ...], end: int) -> NDArray[Any]:
+    """Columns that were run one by one, side by side; keys that were yet to come are 0."""
+    if axes != SCORES:
+        return np.concatenate(parts, axis=1)
+    wide = [np.pad(x, [(0, 0)] * 3 + [(0, end - x.shape[-1])]) for x in parts]
+    return np.concatenate(wide, axis=2)
+
+
+def _by_slot(x: Floats, slots: NDArray[np.bool_], default: float) -> Floats:
+    """The key axis, absolute positions, as the cache has it: with gaps where padding ran."""
+    if x.shape[-1] == 1 or slots.all():
+        return x
+    places = np.maximum(slots.cumsum(1) - 1, 0)  # (batch, slots)
+    rows = np.broadcast_to(x, (len(slots), *x.shape[1:]))
+    spread = np.stack([row[..., place] for row, place in zip(rows, places, strict=True)])
+    out: Floats = np.where(slots[:, None, None, :], spread, default)
+    return out
 
 
 def _widen(x: NDArray[Any]) -> Floats:

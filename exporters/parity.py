@@ -25,14 +25,15 @@ from numpy.typing import NDArray
 
 from exporters.cost import Cost, cost
 from exporters.interface import LOGITS_POSITIONS, past_names, present_names
-from exporters.onnx_runner import InPlaceCache, OnnxCache, OnnxRunner, open_onnx
+from exporters.onnx_cache import InPlaceCache, OnnxCache
+from exporters.onnx_runner import OnnxRunner, open_onnx
 from exporters.quantize import BITS, pack, unpack
 from gpt2kit.checkpoint import weights_sha256
 from gpt2kit.errors import CheckpointError, ParityError
 from gpt2kit.model import GPT2
 from gpt2kit.readout import Floats, Ints
 from gpt2kit.runner import KVCache, Run
-from gpt2kit.taps import axes_of, tap_axes
+from gpt2kit.taps import SCORES, axes_of, tap_axes
 from gpt2kit.torch_runner import DTYPES, TorchCache, TorchRunner, load
 
 # Of the error defined above; bfloat16 has 8 bits where float16 has 11. Quantised files are compared
@@ -309,7 +310,16 @@ def _side(run: Run, starts: Ints, onnx: OnnxRunner) -> _Side:
 
 def _cut(row: Floats, axes: tuple[str, ...], pos: int, keys: int) -> Floats:
     limits = {"pos": pos, "query": pos, "key": keys}
-    return row[tuple(slice(limits.get(axis)) for axis in axes)]
+    return _causal(row[tuple(slice(limits.get(axis)) for axis in axes)], axes)
+
+
+def _causal(row: Floats, axes: tuple[str, ...]) -> Floats:
+    """Scores without those of keys that are yet to come: they have no part in anything, and where
+    one token is run at a time they do not exist."""
+    if axes != SCORES[1:]:
+        return row
+    pos, keys = row.shape[-2:]
+    return np.where(np.tri(pos, keys, keys - pos, dtype=bool), row, 0)
 
 
 def _kv(cache: KVCache, onnx: OnnxRunner) -> dict[str, list[Floats]]:
@@ -409,4 +419,4 @@ def _held(
             row = np.compress(valid, row, axis=dim)
         elif axis == "key":
             row = np.compress(seen, row, axis=dim)
-    return row
+    return _causal(row, axes)

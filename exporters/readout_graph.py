@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -182,12 +183,16 @@ class OnnxTile:
 def _weights(path: Path) -> tuple[dict[str, NDArray[Any]], str]:
     """The weights that a readout needs, from an exported file, and the nodes that unembed.
 
-    They are found by their use, not by name: weights that are equal share one initializer. External
-    data stays on disk.
+    External data stays on disk.
     """
-    last = {node.op_type: node for node in mapped.load(path).graph}
-    norm, quantised = last["LayerNormalization"].inputs, last.get("MatMulNBits")
-    used = {"gain": norm[1], "bias": norm[2]}
+    model = mapped.load(path)
+    last = {node.op_type: node for node in model.graph}
+    quantised = last.get("MatMulNBits")
+    gain, bias = json.loads(model.metadata_props["gpt2kit.ln_f"])
+    used: dict[str, onnx_ir.Value | None] = {
+        "gain": model.graph.initializers[gain],
+        "bias": model.graph.initializers[bias],
+    }
     if quantised is None:
         used["unembedding"], nodes = last["Gemm"].inputs[1], _PLAIN
     else:

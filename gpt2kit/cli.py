@@ -267,10 +267,9 @@ def lens(
 @model_options
 @click.option("--profile", default="portable", show_default=True, help="portable or fused.")
 @click.option("--dtype", default="float32", show_default=True, help="float32, float16 or bfloat16.")
-@click.option(
-    "--quantize", metavar="BITS", help="int8, int4, int4-all: says what it costs."
-)
+@click.option("--quantize", metavar="BITS", help="int8, int4, int4-all: says what it costs.")
 @click.option("--taps", multiple=True, metavar="GLOB", help="Taps to carry; repeatable.")
+@click.option("--edits", multiple=True, metavar="GLOB", help="Taps to edit; repeatable.")
 @click.option("--opset", default=23, show_default=True, help="ONNX operator set, 18 to 24.")
 @click.option("--external-data", is_flag=True, help="Weights in FILE.data (always above 2 GB).")
 @click.option("--overwrite", is_flag=True, help="Replace another model's config in the folder.")
@@ -283,6 +282,7 @@ def export(
     dtype: str,
     quantize: str | None,
     taps: tuple[str, ...],
+    edits: tuple[str, ...],
     opset: int,
     external_data: bool,
     overwrite: bool,
@@ -311,6 +311,7 @@ def export(
             runner,
             path,
             taps=taps,
+            edits=edits,
             profile=profile,
             dtype=dtype,
             quantize=quantize,

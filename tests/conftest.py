@@ -121,7 +121,7 @@ def onnx_runner(torch_runner, tmp_path_factory):
     from exporters import export_onnx, open_onnx
 
     path = tmp_path_factory.mktemp("onnx") / "random.onnx"
-    export_onnx(torch_runner, path, taps=["*"])
+    export_onnx(torch_runner, path, taps="*", edits="*")
     return open_onnx(path, device="cpu")
 
 
@@ -129,18 +129,11 @@ def onnx_runner(torch_runner, tmp_path_factory):
 def fused_runner(torch_runner, tmp_path_factory):
     from exporters import export_onnx, open_onnx
 
-    taps = [name for name in tap_axes(CONFIG.n_layer) if not name.endswith(("scores", "pattern"))]
     path = tmp_path_factory.mktemp("fused") / "random.onnx"
-    export_onnx(torch_runner, path, profile="fused", taps=taps)
+    export_onnx(torch_runner, path, profile="fused", taps="*", edits="*")
     return open_onnx(path, device="cpu")
 
 
 @pytest.fixture(scope="session", params=ENGINES)
 def runner(request):
-    return request.getfixturevalue(f"{request.param}_runner")
-
-
-@pytest.fixture(scope="session", params=["torch", "onnx"])
-def whole_runner(request):
-    """The engines that give every tap: the fused profile keeps scores and patterns to itself."""
     return request.getfixturevalue(f"{request.param}_runner")

@@ -8,9 +8,9 @@ from conftest import random_ids
 from onnx import TensorProto
 
 from exporters import export_onnx, open_onnx
-from exporters.onnx_export import _trace
-from exporters.onnx_runner import _zeros
+from exporters.onnx_cache import zeros
 from exporters.parity import on_cpu
+from exporters.tracing import Plan, trace
 from gpt2kit.errors import ExportError
 
 
@@ -18,7 +18,8 @@ from gpt2kit.errors import ExportError
 def test_weights_and_cache_are_bfloat16_and_the_rest_is_readable(torch_runner, profile):
     taps = ("blocks.1.resid_post", "ln_f_scale")
     model = on_cpu(torch_runner.model, torch.bfloat16)
-    graph = _trace(model, taps, profile, torch.bfloat16, 23).model_proto.graph
+    plan = Plan(taps, profile=profile, dtype="bfloat16")
+    graph = trace(model, plan).model_proto.graph
     kinds = {x.name: x.type.tensor_type.elem_type for x in [*graph.input, *graph.output]}
     for name, kind in kinds.items():
         cached = name.startswith(("present", "past_key_values"))
@@ -36,7 +37,7 @@ def test_bfloat16_values_are_read_as_float32(onnx_runner):
 
 @pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16])
 def test_caches_start_empty_and_are_copied_as_they_are(onnx_runner, kind):
-    one, two = _zeros((1, 2, 3, 4), kind, "cpu"), _zeros((1, 2, 3, 4), kind, "cpu")
+    one, two = zeros((1, 2, 3, 4), kind, "cpu"), zeros((1, 2, 3, 4), kind, "cpu")
     assert one.shape() == [1, 2, 3, 4]
     assert not onnx_runner.read(one).any()
     size = np.float32 if kind == TensorProto.FLOAT else np.uint16

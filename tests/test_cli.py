@@ -222,8 +222,8 @@ def test_verify_passes_and_fails(folder, onnx_file, tmp_path):
 
 def test_a_failed_gate_exits_1_and_leaves_nothing(folder, monkeypatch):
     failed = parity.Report("float32", 1e-4, ("decode",), {"logits": (1.0, "decode")}, 0, 1, 0)
-    monkeypatch.setattr(onnx_export, "_trace", lambda *_: None)
-    monkeypatch.setattr(onnx_export, "_describe", lambda *_: None)
+    monkeypatch.setattr(onnx_export, "trace", lambda *_: None)
+    monkeypatch.setattr(onnx_export, "describe", lambda *_: None)
     monkeypatch.setattr(onnx_export, "_save", lambda _, path, __: path.write_bytes(b"x"))
     monkeypatch.setattr(onnx_export, "check", lambda *_: failed)
     result = run("export", "--onnx", "out.onnx", "--model", folder)

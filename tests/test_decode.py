@@ -8,8 +8,8 @@ import pytest
 from conftest import CONFIG, byte_tokenizer, close, random_ids, random_model
 
 from exporters import export_onnx, open_onnx
-from exporters.onnx_runner import _providers
 from exporters.parity import compare
+from exporters.sessions import providers
 from exporters.topk_graph import TopK
 from gpt2kit import TorchRunner
 from gpt2kit.runner import Source, steps
@@ -68,7 +68,7 @@ def test_steps_with_and_without_taps_can_alternate(fused_runner, torch_runner):
 
 def test_the_largest_are_chosen_where_the_logits_are():
     logits = np.random.default_rng(0).standard_normal((2, 1, 500)).astype(np.float32)
-    values, ids = TopK(_providers("cpu"))(ort.OrtValue.ortvalue_from_numpy(logits), 7)
+    values, ids = TopK(providers("cpu"))(ort.OrtValue.ortvalue_from_numpy(logits), 7)
     want_values, want_ids = largest(logits, 7)
     assert (values == want_values).all()
     assert (ids == want_ids).all()

@@ -22,6 +22,7 @@ import exporters.onnx_export
 import gpt2kit
 from exporters import export_onnx, open_onnx
 from exporters.parity import Report
+from exporters.tracing import Plan, trace
 from gpt2kit import GPT2Config, TorchRunner
 from gpt2kit.errors import ExportError, ParityError, TapError
 from gpt2kit.runner import Source
@@ -175,8 +176,8 @@ def test_no_path_of_this_machine_is_in_the_file(exported, opset):
     for weight in model.graph.initializer:  # random bytes could spell anything
         weight.raw_data = b""
     text = model.SerializeToString()
-    for trace in (b".py", b"site-packages", b"stack_trace", b"/usr", b"/tmp", b"torch"):
-        assert trace not in text, trace
+    for remains in (b".py", b"site-packages", b"stack_trace", b"/usr", b"/tmp", b"torch"):
+        assert remains not in text, remains
 
 
 def test_metadata_says_what_the_file_is(exported):
@@ -217,7 +218,7 @@ def test_files_beside_the_model_are_read_by_other_libraries(exported):
 
 def test_a_model_without_a_tokenizer_exports_without_one(tmp_path, traced, monkeypatch):
     runner, program = traced
-    monkeypatch.setattr(exporters.onnx_export, "_trace", lambda *_: program)
+    monkeypatch.setattr(exporters.onnx_export, "trace", lambda *_: program)
     export_onnx(TorchRunner(runner.model), tmp_path / "bare.onnx")
     assert not (tmp_path / "tokenizer.json").exists()
 
@@ -362,7 +363,7 @@ def test_weights_that_are_equal_keep_their_names(published):
 
 def test_external_data_lies_beside_the_graph(traced, tmp_path, monkeypatch):
     runner, program = traced
-    monkeypatch.setattr(exporters.onnx_export, "_trace", lambda *_: program)
+    monkeypatch.setattr(exporters.onnx_export, "trace", lambda *_: program)
     export_onnx(runner, tmp_path / "out.onnx", external_data=True)
     weights = sum(x.nbytes for x in runner.model.parameters())
     outside = (tmp_path / "out.onnx.data").stat().st_size
@@ -381,7 +382,7 @@ def test_external_data_lies_beside_the_graph(traced, tmp_path, monkeypatch):
 def test_weights_too_large_for_protobuf_go_outside(traced, tmp_path, monkeypatch, above):
     runner, program = traced
     size = sum(x.nbytes for x in runner.model.parameters())
-    monkeypatch.setattr(exporters.onnx_export, "_trace", lambda *_: program)
+    monkeypatch.setattr(exporters.onnx_export, "trace", lambda *_: program)
     limit = size // 2 if above else 2 * size
     monkeypatch.setattr(exporters.onnx_export, "EXTERNAL_DATA_ABOVE", limit)
     export_onnx(runner, tmp_path / "out.onnx")
@@ -395,15 +396,13 @@ def test_weights_too_large_for_protobuf_go_outside(traced, tmp_path, monkeypatch
 def traced():
     """A runner and its trace, to try again and again what comes after tracing."""
     runner = tiny_runner(n_layer=1)
-    return runner, exporters.onnx_export._trace(
-        runner.model, ("blocks.0.mlp_pre",), "portable", torch.float32, 23
-    )
+    return runner, trace(runner.model, Plan(("blocks.0.mlp_pre",)))
 
 
 @pytest.fixture
 def folder(tmp_path, traced, monkeypatch):
     """Where an export is about to fail: an older file of the same name lies there."""
-    monkeypatch.setattr(exporters.onnx_export, "_trace", lambda *_: traced[1])
+    monkeypatch.setattr(exporters.onnx_export, "trace", lambda *_: traced[1])
     (tmp_path / "out.onnx").write_bytes(b"older")
     return tmp_path
 
@@ -420,7 +419,7 @@ def stop(error):
     return raise_it
 
 
-@pytest.mark.parametrize("stage", ["_trace", "_describe", "_save", "check", "_append_metadata"])
+@pytest.mark.parametrize("stage", ["trace", "describe", "_save", "check", "_append_metadata"])
 def test_an_interrupt_leaves_nothing(folder, traced, monkeypatch, stage):
     monkeypatch.setattr(exporters.onnx_export, stage, stop(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
@@ -515,7 +514,7 @@ def test_success_replaces_an_older_file(folder, traced):
 def test_bad_arguments_are_refused_before_any_work(
     tmp_path, monkeypatch, name, options, error, message
 ):
-    monkeypatch.setattr(exporters.onnx_export, "_trace", stop(AssertionError("work was done")))
+    monkeypatch.setattr(exporters.onnx_export, "trace", stop(AssertionError("work was done")))
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.onnx").mkdir()
     before = sorted(tmp_path.rglob("*"))

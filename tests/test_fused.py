@@ -84,12 +84,6 @@ def test_the_cache_is_written_in_place(fused_runner):
     assert all(value.shape()[2] == 12 for value in cache.past)
 
 
-def test_a_file_without_patterns_cannot_be_asked_to_carry_them(torch_runner, tmp_path):
-    with pytest.raises(ExportError, match=r"no blocks\.0\.pattern: .* portable profile"):
-        export_onnx(torch_runner, tmp_path / "x.onnx", profile="fused", taps="blocks.0.pattern")
-    assert not list(tmp_path.iterdir())
-
-
 def test_an_unknown_profile_is_refused(torch_runner, tmp_path):
     with pytest.raises(ExportError, match="profile 'fast' is not one of portable, fused"):
         export_onnx(torch_runner, tmp_path / "x.onnx", profile="fast")

@@ -137,9 +137,9 @@ def test_a_padded_batch_equals_transformers_on_each_row_alone(tmp_path):
         close(logits[: len(row)], want)
 
 
-def test_every_tap_equals_the_plain_computation(whole_runner, torch_runner):
+def test_every_tap_equals_the_plain_computation(runner, torch_runner):
     ids = random_ids(2, 13)
-    run, want = whole_runner.run(ids, taps="*"), forward(torch_runner.model, ids)
+    run, want = runner.run(ids, taps="*"), forward(torch_runner.model, ids)
     assert list(run.taps) == list(tap_axes(3))
     assert set(want) == {*run.taps, "logits"}
     close(run.logits, want["logits"])
@@ -161,8 +161,8 @@ def test_every_tap_equals_the_plain_computation_in_float64(double):
 
 
 @pytest.mark.parametrize("layer", range(3))
-def test_a_tap_follows_from_its_neighbours(whole_runner, torch_runner, layer):
-    run = whole_runner.run(random_ids(2, 9), taps="*")
+def test_a_tap_follows_from_its_neighbours(runner, torch_runner, layer):
+    run = runner.run(random_ids(2, 9), taps="*")
     weights = {k: x.numpy() for k, x in torch_runner.model.state_dict().items()}
     block = [name.removeprefix("blocks.0.") for name in tap_axes(1) if name.startswith("blocks")]
     t = {name: run.taps[f"blocks.{layer}.{name}"] for name in block}
@@ -210,8 +210,8 @@ def test_the_end_of_the_model_follows_from_the_last_residual(runner, torch_runne
 
 
 @pytest.mark.parametrize("name", tap_axes(3))
-def test_reading_one_tap_gives_that_tap_and_leaves_the_logits(whole_runner, name):
-    ids, runner = random_ids(2, 7), whole_runner
+def test_reading_one_tap_gives_that_tap_and_leaves_the_logits(runner, name):
+    ids, runner = random_ids(2, 7), runner
     run, everything = runner.run(ids, taps=name), runner.run(ids, taps="*")
     assert list(run.taps) == [name]
     close(run.taps[name], everything.taps[name], 1e-4)

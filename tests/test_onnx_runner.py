@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from exporters import OnnxRunner, devices, export_onnx, open_onnx
-from exporters.onnx_runner import _reason
 from exporters.parity import compare
-from gpt2kit import Edit, TorchRunner, generate
-from gpt2kit.errors import CheckpointError, EditError, EngineError, InputError, TapError
+from exporters.sessions import reason
+from gpt2kit import TorchRunner, generate
+from gpt2kit.errors import CheckpointError, EngineError, InputError, TapError
 from gpt2kit.runner import Run, Runner
 from gpt2kit.taps import axes_of, tap_axes
 
@@ -176,11 +176,6 @@ def test_a_missing_tap_says_how_to_export_it(bare, taps, message):
 def test_an_unknown_tap_is_named(onnx_runner):
     with pytest.raises(TapError, match=r"did you mean 'blocks\.1\.pattern'"):
         onnx_runner.run([1], taps="blocks.1.patern")
-
-
-def test_edits_are_refused(onnx_runner):
-    with pytest.raises(EditError, match="carries no edits; run them on the torch engine"):
-        onnx_runner.run([1], edits=[Edit.zero("blocks.0.z")])
 
 
 def test_each_engine_refuses_the_cache_of_the_other(torch_runner, onnx_runner):
@@ -350,7 +345,7 @@ def test_a_damaged_tokenizer_beside_the_file_is_named(onnx_runner, tmp_path):
 
 
 def test_an_unknown_message_stays_one_line():
-    assert _reason("[ONNXRuntimeError] : 1 : FAIL : one\n : two\n").endswith("it: one : two")
+    assert reason("[ONNXRuntimeError] : 1 : FAIL : one\n : two\n").endswith("it: one : two")
 
 
 # Devices
