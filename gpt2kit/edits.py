@@ -65,6 +65,14 @@ class Edit:
         """Multiply by `factor`."""
         return cls(tap, factor, 0.0, at)
 
+    @classmethod
+    def parse(cls, text: str) -> Edit:
+        """An edit as text, such as "blocks.6.resid_post += 8 * direction.npy"; the grammar is in
+        `gpt2kit.edit_grammar`. Raises EditError if it is not one."""
+        from gpt2kit.edit_grammar import parse
+
+        return parse(text)
+
     def __repr__(self) -> str:
         def show(x: ArrayLike) -> str:
             array = np.asarray(x)

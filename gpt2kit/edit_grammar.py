@@ -1,0 +1,120 @@
+"""Edits as text, for the command line and for files of experiments.
+
+EDIT   TAP [ '[' AXIS=WHERE {, AXIS=WHERE} ']' ]  OP  VALUE
+TAP    a tap's name, alias or glob             blocks.6.resid_post    blocks.*.mlp_out
+AXIS   an axis of that tap                     head  pos  query  key  d_model  batch  …
+WHERE  an index, a range, or a list            9    2:5    3:    [1,4,7]
+OP     = replaces, += and -= add, *= scales
+VALUE  a number, an array in a .npy file, or a number times one
+                                               0    mean.npy    8 * direction.npy
+
+blocks.6.resid_post += 8 * direction.npy       steering
+blocks.9.z[head=9] = 0                         zero ablation of a head
+blocks.5.pattern[head=5] *= 0                  knocking out what it attends to
+blocks.3.resid_post[pos=4] = clean.npy         patching
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from gpt2kit.edits import Edit, Where
+from gpt2kit.errors import EditError
+
+_EDIT = re.compile(
+    r"(?P<tap>[^\s=][^=]*?)\s*(?:\[(?P<at>(?:[^\[\]]|\[[^\[\]]*\])*=(?:[^\[\]]|\[[^\[\]]*\])*)\])?"
+    r"\s*(?P<op>[-+*]?=)\s*(?P<value>[^\s=].*)"
+)
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_VALUE = re.compile(rf"(?:(?P<number>{_NUMBER})|(?:(?P<times>{_NUMBER})\s*\*\s*)?(?P<file>\S.*))")
+_PART = re.compile(r"(?P<axis>\w+)\s*=\s*(?P<where>\[[^\]]*\]|[^,\[\]]+)\s*(?:,\s*|$)")
+
+
+def parse(text: str) -> Edit:
+    """One edit as text -> Edit. Reads the .npy file that it names, if any.
+
+    Raises EditError, saying what is not understood and how it is written.
+    """
+    found = _EDIT.fullmatch(text.strip())
+    if found is None:
+        raise EditError(
+            f"{text!r} is not an edit; write TAP = VALUE, TAP += VALUE or TAP *= VALUE, such as "
+            "'blocks.9.z[head=9] = 0' or 'blocks.6.resid_post += 8 * direction.npy'"
+        )
+    tap, at = found["tap"], _where(text, found["at"])
+    value = _value(text, found["value"])
+    match found["op"]:
+        case "=":
+            return Edit(tap, 0.0, value, at)
+        case "*=":
+            return Edit(tap, value, 0.0, at)
+        case "-=":
+            return Edit(tap, 1.0, -np.asarray(value), at)
+    return Edit(tap, 1.0, value, at)
+
+
+def _where(text: str, at: str | None) -> dict[str, Where]:
+    """'head=9, pos=2:5' -> {"head": 9, "pos": slice(2, 5)}."""
+    out: dict[str, Where] = {}
+    rest = (at or "").strip()
+    while rest:
+        part = _PART.match(rest)
+        if part is None or part["axis"] in out:
+            raise EditError(
+                f"{text!r}: [{at}] does not say where; write [head=9], [pos=2:5], [key=[1,4]], or "
+                "several axes with a comma between, each once"
+            )
+        out[part["axis"]] = _index(text, part["where"].strip())
+        rest = rest[part.end() :]
+    return out
+
+
+def _index(text: str, where: str) -> Where:
+    try:
+        if where.startswith("["):
+            return [int(part) for part in where[1:-1].split(",")]
+        if ":" in where:
+            return slice(*(int(part) if part.strip() else None for part in where.split(":")))
+        return int(where)
+    except (ValueError, TypeError):
+        raise EditError(
+            f"{text!r}: {where!r} is not an index (9), a range (2:5) or a list ([1,4])"
+        ) from None
+
+
+def _value(text: str, value: str) -> ArrayLike:
+    found = _VALUE.fullmatch(value)
+    assert found is not None  # anything may be a file's name
+    if found["number"]:
+        return _number(text, found["number"])
+    factor = _number(text, found["times"] or "1")
+    return factor * _array(text, found["file"])
+
+
+def _number(text: str, number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise EditError(f"{text!r}: {number} is too large")
+    return value
+
+
+def _array(text: str, file: str) -> NDArray[Any]:
+    if not file.endswith(".npy"):
+        raise EditError(
+            f"{text!r}: {file!r} is neither a number nor a .npy file (NUMBER * FILE.npy scales one)"
+        )
+    try:
+        array: NDArray[Any] = np.load(Path(file), allow_pickle=False)
+    except FileNotFoundError:
+        raise EditError(f"{text!r}: there is no file {file}") from None
+    except (ValueError, OSError, EOFError) as error:
+        raise EditError(f"{text!r}: {file} is not an array that numpy can load: {error}") from error
+    if array.dtype.kind not in "fiub" or not np.isfinite(array).all():
+        raise EditError(f"{text!r}: {file} must hold finite numbers, it holds {array.dtype}")
+    return array
