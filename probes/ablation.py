@@ -1,0 +1,171 @@
+"""Ablation: what the prediction becomes without a head, or without a layer's part.
+
+In its place comes nothing, a mean, or the value of another prompt ("resample": Chan et al. 2022,
+"Causal Scrubbing"); which of them is fair: Zhang and Nanda 2023, arXiv 2309.16042.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from rich.console import RenderableType
+
+from gpt2kit.errors import InputError
+from gpt2kit.readout import Floats, Ints
+from gpt2kit.runner import Runner
+from gpt2kit.taps import axes_of
+from probes.metrics import AnyMetric, as_metric, log_softmax
+from probes.patching import Places, sizes_of
+from probes.patching_view import Grid
+from probes.result import Result
+from probes.sweep import Base, Measure, Prompt, Saving, block_taps, patched, token_ids, up_to
+
+KINDS = ("zero", "mean", "resample")
+
+
+@dataclass(frozen=True)
+class Ablation(Result):
+    """The metric with each head, or each layer's part, ablated at all positions."""
+
+    kind: str  # zero, mean or resample
+    put_in: str  # what stands in the ablated place
+    source: str
+    metric: str
+    over: str
+    axes: tuple[str, ...]  # (layer,) or (layer, head)
+    baseline: Floats  # (prompts,) the metric with nothing ablated
+    values: Floats  # (prompts, *axes) the metric
+    effect: Floats  # (*axes) mean over the prompts of values - baseline
+    saving: tuple[Saving, ...]  # one a prompt
+
+    def __repr__(self) -> str:
+        most = np.unravel_index(int(np.abs(self.effect).argmax()), self.effect.shape)
+        where = ", ".join(f"{axis} {i}" for axis, i in zip(self.axes, most, strict=True))
+        return (
+            f"Ablation({self.kind} of {self.over}, {sizes_of(self.axes, self.effect)}, "
+            f"{len(self.baseline)} prompts; most at {where}: {self.effect[most]:+.3g}; "
+            "print it for the grid)"
+        )
+
+    def render(self) -> RenderableType:
+        """A grid of layers by heads."""
+        header = [
+            f"{self.kind} ablation  {self.source}  {self.over}",
+            f"{self.metric}: {self.baseline.mean():.4g}, mean over {len(self.baseline)} prompts",
+            f"cell: what is added to that; put in: {self.put_in}",
+            f"each prompt: {self.saving[-1]!r}",
+        ]
+        values = self.effect.reshape(len(self.effect), -1)
+        heads = [str(h) for h in range(values.shape[1])] if "head" in self.axes else [self.over]
+        return Grid(header, values, columns={"head": heads}, most=float(np.abs(values).max()))
+
+
+def ablate(
+    runner: Runner,
+    prompts: str | Sequence[Prompt],
+    *,
+    metric: AnyMetric,
+    over: str = "z",
+    kind: str = "zero",
+    reference: str | Sequence[Prompt] | None = None,
+    seed: int = 0,
+) -> Ablation:
+    """Ablate each head (or, where the tap has none, each layer's part) at all positions.
+
+    prompts: text or token ids, of any lengths; the metric's tokens may be one a prompt.
+    kind:    "zero"; "mean": one value for all positions, the mean over all positions of all
+             reference prompts; "resample": position by position the value of a reference prompt,
+             drawn for each prompt from those that are long enough.
+    reference: by default the prompts themselves; resampling then draws another one.
+    Raises InputError for an unknown kind or tap, or where there is nothing to draw from.
+    """
+    if kind not in KINDS:
+        raise InputError(f"kind = {kind!r} is not one of {', '.join(KINDS)}")
+    taps = block_taps(over, runner.config.n_layer)
+    if kind == "mean" and "key" in axes_of(taps[0]):
+        raise InputError(f"{over} has no mean over positions; ablate z, or take another kind")
+    metric = as_metric(metric)
+    rows = _rows(runner, prompts)
+    ids = metric.ids(runner, len(rows))
+    others = rows if reference is None else _rows(runner, reference)
+    put_in = _PutIn(runner, taps, kind, others, own=reference is None, seed=seed)
+    values, baselines, savings = [], [], []
+    for i, row in enumerate(rows):
+        base = Base(runner, up_to(row, metric), taps)
+        measure = Measure(metric, ids[i], log_softmax(base.logits))
+        sizes = {"head": runner.config.n_head, "position": len(base.ids)}
+        places = Places.of(taps[0], sizes, None, None, each=False)
+        new = put_in(i, base)
+        values.append([patched(base, tap, new[tap], places.cells, measure) for tap in taps])
+        baselines.append(measure.of(base.logits[None])[0])
+        savings.append(base.saving)
+    shape = (len(rows), len(taps), *places.shape)
+    found, baseline = np.array(values).reshape(shape), np.array(baselines)
+    effect = found.mean(0) - baseline.mean()
+    return Ablation(
+        kind, put_in.words, str(runner.source), metric.name, over, places.axes,
+        baseline, found, effect, tuple(savings),
+    )  # fmt: skip
+
+
+class _PutIn:
+    """What is put in where something is ablated. own: the reference is the prompts themselves."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        taps: Sequence[str],
+        kind: str,
+        reference: Sequence[Ints],
+        *,
+        own: bool,
+        seed: int,
+    ) -> None:
+        self.runner, self.taps, self.kind, self.reference = runner, taps, kind, reference
+        self.own, self.random = own, np.random.default_rng(seed)
+        count = len(reference)
+        self.words = {
+            "zero": "0",
+            "mean": f"the mean over {count} prompts and their positions",
+            "resample": f"the values of a prompt drawn from {count}",
+        }[kind]
+        if kind == "mean":
+            runs = [runner.run(ids, taps=taps, last_only=True).taps for ids in reference]
+            self.means = {
+                tap: np.concatenate([run[tap][0] for run in runs]).mean(0, keepdims=True)
+                for tap in taps
+            }
+
+    def __call__(self, prompt: int, base: Base) -> Mapping[str, Floats]:
+        """Tap -> value without the batch axis."""
+        if self.kind == "zero":
+            return {tap: np.zeros_like(base.taps[tap][0]) for tap in self.taps}
+        if self.kind == "mean":
+            shapes = {tap: base.taps[tap].shape[1:] for tap in self.taps}
+            return {tap: np.broadcast_to(self.means[tap], shapes[tap]) for tap in self.taps}
+        return self._drawn(prompt, len(base.ids))
+
+    def _drawn(self, prompt: int, length: int) -> Mapping[str, Floats]:
+        fit = [
+            ids[:length]
+            for i, ids in enumerate(self.reference)
+            if len(ids) >= length and not (self.own and i == prompt)
+        ]
+        if not fit:
+            what = "other prompt" if self.own else "reference prompt"
+            raise InputError(
+                f"prompt {prompt} has {length} tokens and no {what} has as many to resample from; "
+                "give longer ones as reference"
+            )
+        ids = fit[int(self.random.integers(len(fit)))]
+        taps = self.runner.run(ids, taps=self.taps, last_only=True).taps
+        return {tap: taps[tap][0] for tap in self.taps}
+
+
+def _rows(runner: Runner, prompts: str | Sequence[Prompt]) -> list[Ints]:
+    rows = [token_ids(runner, p) for p in ([prompts] if isinstance(prompts, str) else prompts)]
+    if not rows:
+        raise InputError("no prompts were given")
+    return rows

@@ -1,0 +1,185 @@
+"""Activation patching: what the prediction becomes with one value of another prompt's run.
+
+Vig et al. 2020, arXiv 2004.12265; Meng et al. 2022, arXiv 2202.05262; how to do it well: Zhang and
+Nanda 2023, arXiv 2309.16042.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from rich.console import RenderableType
+
+from gpt2kit.errors import InputError
+from gpt2kit.readout import Floats, Ints
+from gpt2kit.runner import Runner
+from gpt2kit.taps import axes_of
+from probes.metrics import AnyMetric
+from probes.patching_view import Grid
+from probes.result import Result
+from probes.sweep import Cell, Pair, Prompt, Saving, Where, block_taps, patched, select
+
+
+@dataclass(frozen=True)
+class Patching(Result):
+    """The metric with each place patched, and where that lies between corrupt and clean run.
+
+    `axes` are those of `values` and `normalised`: (layer, position), (layer, head) or (layer, head,
+    position). Without a position axis, all positions are patched together.
+    """
+
+    method: str
+    source: str  # model, and revision if one was named
+    metric: str
+    over: str  # the tap blocks.*.{over}
+    axes: tuple[str, ...]
+    values: Floats  # the metric, in its own units
+    normalised: Floats  # 0 as in the corrupt run, 1 as in the clean run
+    clean: float  # the metric of the clean run
+    corrupt: float
+    heads: Ints | None  # (H,)
+    positions: Ints | None  # (P,)
+    clean_tokens: tuple[str, ...]  # (N,), up to the metric's position
+    corrupt_tokens: tuple[str, ...]  # (N,)
+    saving: Saving | None  # None where nothing was swept
+
+    def __repr__(self) -> str:
+        best = np.unravel_index(int(self.normalised.argmax()), self.normalised.shape)
+        labels = {"layer": None, "head": self.heads, "position": self.positions}
+        where = ", ".join(
+            f"{axis} {i if labels[axis] is None else labels[axis][i]}"  # type: ignore[index]
+            for axis, i in zip(self.axes, best, strict=True)
+        )
+        return (
+            f"Patching({self.method} of {self.over}, {sizes_of(self.axes, self.values)}; most at "
+            f"{where}: {self.normalised[best]:+.2f}; print it for the grid)"
+        )
+
+    def render(self) -> RenderableType:
+        """A grid of layers by positions or heads; for both, each head's strongest position."""
+        header = [
+            f"{self.method}  {self.source}  {self.over}",
+            f"{self.metric}: {self.clean:.4g} clean, {self.corrupt:.4g} corrupt",
+            "cell: 0 as in the corrupt run, 1 as in the clean one",
+        ]
+        values = self.normalised
+        if len(self.axes) == 3:
+            strongest = np.abs(values).argmax(-1)[..., None]
+            values = np.take_along_axis(values, strongest, -1)[..., 0]
+            header[-1] += ", at its strongest position"
+        if self.saving is not None:
+            header.append(repr(self.saving))
+        columns: dict[str, Sequence[str]] = {}
+        if self.heads is not None:
+            columns["head"] = [str(h) for h in self.heads]
+        elif self.positions is not None:
+            columns["clean"] = [self.clean_tokens[p] for p in self.positions]
+            columns["corrupt"] = [self.corrupt_tokens[p] for p in self.positions]
+            columns["pos"] = [str(p) for p in self.positions]
+        return Grid(header, values, columns=columns, most=1.0)
+
+
+@dataclass(frozen=True)
+class Places:
+    """The places of one tap that are tried; `axes` and `shape` are those of the grid."""
+
+    cells: tuple[Cell, ...]
+    axes: tuple[str, ...]
+    shape: tuple[int, ...]
+    heads: Ints | None
+    positions: Ints | None
+
+    @classmethod
+    def of(
+        cls, tap: str, sizes: Mapping[str, int], heads: Where, positions: Where, *, each: bool
+    ) -> Places:
+        """sizes: of heads and positions. each: whether positions are tried one by one where they
+        are not chosen and the tap has no heads."""
+        has_heads = "head" in axes_of(tap)
+        if heads is not None and not has_heads:
+            raise InputError(f"{tap} has no heads to choose from; its axes are {axes_of(tap)}")
+        tried: dict[str, Ints] = {}
+        if has_heads:
+            tried["head"] = select(heads, sizes["head"], "heads")
+        if positions is not None or (each and not has_heads):
+            tried["position"] = select(positions, sizes["position"], "positions")
+        names = {"head": "head", "position": "query" if "query" in axes_of(tap) else "pos"}
+        cells = (
+            {names[axis]: int(i) for axis, i in zip(tried, place, strict=True)}
+            for place in product(*tried.values())
+        )
+        axes, shape = ("layer", *tried), tuple(map(len, tried.values()))
+        return cls(tuple(cells), axes, shape, tried.get("head"), tried.get("position"))
+
+
+def activation_patching(
+    runner: Runner,
+    clean: Prompt,
+    corrupt: Prompt,
+    *,
+    metric: AnyMetric,
+    over: str = "resid_post",
+    heads: Where = None,
+    positions: Where = None,
+) -> Patching:
+    """Run the corrupt prompt with the clean run's value at one place, for every place of a grid.
+
+    This direction ("denoising") shows what is enough to bring the clean answer back. Swap the
+    prompts for the other one ("noising"), which shows what the answer cannot do without.
+
+    clean, corrupt: text or token ids, of equally many tokens.
+    metric: a `Metric`, or a function of logits (batch, vocab) after the last token -> (batch,).
+    over:   a tap of the blocks: "resid_pre", "resid_post", "z", "attn_out", "mlp_out", "pattern"….
+    heads:  which ones, each by itself, where the tap has heads; by default all.
+    positions: which ones (of queries, for "pattern"), each by itself; `slice(None)` for all. By
+            default each by itself, but all of them together where heads are tried.
+    Raises InputError if the lengths differ, a tap or place is unknown, a target is not one token,
+    or the metric is the same on both prompts; EditError if the engine cannot edit that tap.
+    """
+    taps = block_taps(over, runner.config.n_layer)
+    pair = Pair.of(runner, (clean, corrupt), metric, taps)
+    sizes = {"head": runner.config.n_head, "position": len(pair.clean.ids)}
+    places = Places.of(taps[0], sizes, heads, positions, each=True)
+    values = [
+        patched(pair.corrupt, tap, pair.clean.taps[tap][0], places.cells, pair.measure)
+        for tap in taps
+    ]
+    saving = pair.corrupt.saving
+    return patching(runner, pair, places, over, np.stack(values), saving, "activation patching")
+
+
+def patching(
+    runner: Runner,
+    pair: Pair,
+    places: Places,
+    over: str,
+    values: Floats,
+    saving: Saving | None,
+    method: str,
+) -> Patching:
+    """The result of a sweep, given the metric (layer, cells)."""
+    values = values.reshape(len(values), *places.shape)
+    return Patching(
+        method=method,
+        source=str(runner.source),
+        metric=pair.measure.metric.name,
+        over=over,
+        axes=places.axes,
+        values=values,
+        normalised=pair.normalise(values),
+        clean=pair.clean_value,
+        corrupt=pair.corrupt_value,
+        heads=places.heads,
+        positions=places.positions,
+        clean_tokens=pair.clean_tokens,
+        corrupt_tokens=pair.corrupt_tokens,
+        saving=saving,
+    )
+
+
+def sizes_of(axes: Sequence[str], values: Floats) -> str:
+    """The shape of `values` in words."""
+    return " x ".join(f"{n} {axis}s" for n, axis in zip(values.shape, axes, strict=True))

@@ -1,0 +1,227 @@
+"""What the causal probes share: prompts side by side, and many edited copies of one run.
+
+Edited copies are rows of one batch, and a row starts at the layer that it changes: below, all rows
+are the same, and the unedited run has been there already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from gpt2kit.edits import Edit
+from gpt2kit.errors import InputError
+from gpt2kit.readout import Floats, Ints
+from gpt2kit.runner import Run, Runner, encode
+from gpt2kit.taps import axes_of, resolve_one
+from probes.metrics import AnyMetric, Metric, as_metric, log_softmax
+from probes.result import Result
+
+BATCH = 4096  # rows x positions run together
+Prompt = str | Sequence[int]
+Where = Sequence[int] | slice | None
+Cell = Mapping[str, int]  # a place in a tap: axis -> index; all of the axes that it does not name
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Saving(Result):
+    """What sharing the unaffected layers saved; a naive sweep runs the whole model for each place.
+
+    On an engine that cannot start at a later layer, `layers_run` equals `layers_naive`, and only
+    the batches are left.
+    """
+
+    layers_run: int  # layers x rows
+    layers_naive: int
+    batches: tuple[int, ...]  # rows run together, batch by batch
+
+    def __repr__(self) -> str:
+        return (
+            f"{sum(self.batches)} runs in {len(self.batches)} batches of up to "
+            f"{max(self.batches, default=0)}, {self.layers_run} layers instead of "
+            f"{self.layers_naive}"
+        )
+
+
+class Base:
+    """A prompt that was run once, as the start of edited copies.
+
+    ids: (pos,). taps: those asked for. logits: (vocab,) after the last token.
+    """
+
+    def __init__(self, runner: Runner, ids: Ints, taps: Sequence[str] = ()) -> None:
+        n_layer = runner.config.n_layer
+        self.runner, self.ids, self.n_layer = runner, ids, n_layer
+        self._run_from = getattr(runner, "run_from", None)
+        self._entries = [f"blocks.{i}.resid_pre" for i in range(n_layer)]
+        self._entries.append(f"blocks.{n_layer - 1}.resid_post")
+        entries = self._entries if self._run_from else []
+        run = runner.run(ids, taps=[*taps, *entries], last_only=True)
+        self.taps, self.logits = run.taps, run.logits[0, -1]
+        self._layers, self._batches = 0, list[int]()
+
+    def copies(self, layer: int, rows: int, edits: Sequence[Edit], taps: Sequence[str] = ()) -> Run:
+        """`rows` copies with edits and taps at `layer` or above; logits of the last position."""
+        self._batches.append(rows)
+        if self._run_from is None:
+            self._layers += rows * self.n_layer
+            ids = np.tile(self.ids, (rows, 1))
+            return self.runner.run(ids, edits=edits, taps=taps, last_only=True)
+        self._layers += rows * (self.n_layer - layer)
+        stream = np.repeat(self.taps[self._entries[layer]], rows, axis=0)
+        run: Run = self._run_from(layer, stream, edits=edits, taps=taps, last_only=True)
+        return run
+
+    @property
+    def saving(self) -> Saving:
+        """What all copies so far took."""
+        naive = sum(self._batches) * self.n_layer
+        return Saving(self._layers, naive, tuple(self._batches))
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A metric of one prompt. ids: (tokens,). reference: (vocab,) log-probabilities."""
+
+    metric: Metric
+    ids: Ints
+    reference: Floats
+
+    def __call__(self, run: Run) -> Floats:
+        """(rows,) of what is read after the last token, in float64."""
+        return self.of(run.logits[:, -1])
+
+    def of(self, logits: Floats) -> Floats:
+        """(rows,) of logits (rows, vocab)."""
+        return np.asarray(self.metric(logits, self.ids, self.reference), np.float64)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A clean and a corrupt prompt of equal length, both run, and a metric of both."""
+
+    clean: Base
+    corrupt: Base
+    clean_tokens: tuple[str, ...]  # (pos,)
+    corrupt_tokens: tuple[str, ...]  # (pos,)
+    measure: Measure
+    clean_value: float
+    corrupt_value: float
+
+    @classmethod
+    def of(
+        cls,
+        runner: Runner,
+        prompts: tuple[Prompt, Prompt],
+        metric: AnyMetric,
+        taps: Sequence[str],
+        *,
+        corrupt_taps: Sequence[str] = (),
+    ) -> Pair:
+        """Run the clean prompt with `taps`, and the corrupt one.
+
+        What follows the metric's position cannot matter to it, and is left out.
+        """
+        metric = as_metric(metric)
+        ids = metric.ids(runner)[0]
+        rows = [token_ids(runner, prompt) for prompt in prompts]
+        if len(rows[0]) != len(rows[1]):
+            raise InputError(
+                f"the clean prompt has {len(rows[0])} tokens and the corrupt one {len(rows[1])}; "
+                "patching goes position by position, so give prompts of equally many tokens"
+            )
+        rows = [up_to(row, metric) for row in rows]
+        clean = Base(runner, rows[0], taps)
+        corrupt = Base(runner, rows[1], corrupt_taps)
+        measure = Measure(metric, ids, log_softmax(clean.logits))
+        values = [float(measure.of(b.logits[None])[0]) for b in (clean, corrupt)]
+        if not abs(values[0] - values[1]) > 1e-6 * max(map(abs, values)):
+            raise InputError(
+                f"the {metric.name} is {values[0]:.6g} on the clean prompt and {values[1]:.6g} on "
+                "the corrupt one; nothing can be normalised by that, take other prompts or tokens"
+            )
+        texts = [token_texts(runner, row) for row in rows]
+        return cls(clean, corrupt, texts[0], texts[1], measure, values[0], values[1])
+
+    def normalise(self, values: Floats) -> Floats:
+        """0 where they are as in the corrupt run, 1 as in the clean one."""
+        out: Floats = (values - self.corrupt_value) / (self.clean_value - self.corrupt_value)
+        return out
+
+
+def patched(base: Base, tap: str, value: Floats, cells: Sequence[Cell], measure: Measure) -> Floats:
+    """(cells,) the metric with `value`, the tap's without its batch axis, put in at each cell."""
+    found = [
+        measure(base.copies(layer_of(tap), len(part), [replacing(tap, value, part)]))
+        for part in batches(cells, len(base.ids))
+    ]
+    return np.concatenate(found)
+
+
+def replacing(tap: str, value: Floats, cells: Sequence[Cell]) -> Edit:
+    """One edit of a batch: row by row, `value` in place of what is at that row's cell."""
+    hit = np.zeros((len(cells), *value.shape[:-1], 1), bool)
+    for row, cell in zip(hit, cells, strict=True):
+        row[tuple(cell.get(axis, slice(None)) for axis in axes_of(tap)[1:])] = True
+    return Edit(tap, ~hit, np.where(hit, value, 0))
+
+
+def batches(items: Sequence[T], pos: int) -> Iterator[Sequence[T]]:
+    """As many rows of `pos` tokens as one batch may hold."""
+    size = max(1, BATCH // pos)
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def block_taps(over: str, n_layer: int) -> tuple[str, ...]:
+    """The tap `over` of every block, bottom to top. Raises TapError for an unknown one."""
+    return tuple(resolve_one(f"blocks.{i}.{over}", n_layer) for i in range(n_layer))
+
+
+def layer_of(tap: str) -> int:
+    """The first layer whose computation a block's tap changes; n_layer for the last stream."""
+    _, layer, kind = tap.split(".")
+    return int(layer) + (kind == "resid_post")
+
+
+def token_ids(runner: Runner, prompt: Prompt) -> Ints:
+    """Token ids (pos,) of a text, or those given."""
+    if isinstance(prompt, str):
+        return np.asarray(encode(runner, prompt))
+    ids = np.asarray(prompt)
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise InputError("a prompt is a text or a row of token ids")
+    return ids.astype(np.int64)
+
+
+def token_texts(runner: Runner, ids: Ints) -> tuple[str, ...]:
+    """The text of each id; the id itself without a tokenizer."""
+    if runner.tokenizer is None:
+        return tuple(str(i) for i in ids)
+    return tuple(runner.tokenizer.tokens(ids.tolist()))
+
+
+def up_to(ids: Ints, metric: Metric) -> Ints:
+    """The prompt up to the position that the metric judges."""
+    position, length = metric.position, len(ids)
+    if not -length <= position < length:
+        raise InputError(f"the metric's position {position} is not in a prompt of {length} tokens")
+    return ids[: position % length + 1]
+
+
+def select(where: Where, size: int, what: str) -> Ints:
+    """Indices of an axis: those given, negative ones from the end, or all."""
+    every = np.arange(size)
+    if where is None:
+        return every
+    try:
+        chosen = np.atleast_1d(every[where if isinstance(where, slice) else np.asarray(where)])
+    except (IndexError, ValueError) as error:
+        raise InputError(f"{what} {where} are not among the {size} there are") from error
+    if not chosen.size:
+        raise InputError(f"{what} {where} select none of the {size} there are")
+    return chosen
