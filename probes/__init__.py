@@ -1,7 +1,98 @@
-"""probes: what researchers import. Each is a plain function of a Runner and prompts."""
+"""probes: what researchers import. Plain functions of a Runner and prompts; see each docstring.
+
+A few need weights or gradients and take a TorchRunner; their signatures say so.
+"""
 
 from __future__ import annotations
 
+from probes.attention import (
+    AttentionPatterns,
+    AttentionStatistics,
+    HeadScores,
+    attention_patterns,
+    attention_statistics,
+    head_scores,
+)
+from probes.attribution import (
+    DirectLogitAttribution,
+    InputAttribution,
+    direct_logit_attribution,
+    input_attribution,
+)
+from probes.circuits import (
+    CircuitTokens,
+    CopyingScores,
+    copying_score,
+    ov_top_tokens,
+    qk_top_tokens,
+)
+from probes.datasets import (
+    GreaterThan,
+    Pairs,
+    docstring_like,
+    greater_than,
+    ioi,
+    repeated_tokens,
+)
+from probes.directions import Direction, Steered, mean_difference, pca_directions, steer
 from probes.lens import LogitLens, logit_lens
+from probes.linear_probes import LinearProbe, linear_probe
+from probes.neurons import (
+    NearestTokens,
+    NeuronLens,
+    TopActivating,
+    nearest_tokens,
+    neuron_lens,
+    top_activating,
+)
+from probes.single_head import HeadLens, head_lens
+from probes.trajectories import Trajectory, trajectory
+from probes.tuned import TunedLens, train_tuned_lens, tuned_lens
+from probes.weights import processed
 
-__all__ = ["LogitLens", "logit_lens"]
+__all__ = [
+    "AttentionPatterns",
+    "AttentionStatistics",
+    "CircuitTokens",
+    "CopyingScores",
+    "DirectLogitAttribution",
+    "Direction",
+    "GreaterThan",
+    "HeadLens",
+    "HeadScores",
+    "InputAttribution",
+    "LinearProbe",
+    "LogitLens",
+    "NearestTokens",
+    "NeuronLens",
+    "Pairs",
+    "Steered",
+    "TopActivating",
+    "Trajectory",
+    "TunedLens",
+    "attention_patterns",
+    "attention_statistics",
+    "copying_score",
+    "direct_logit_attribution",
+    "docstring_like",
+    "greater_than",
+    "head_lens",
+    "head_scores",
+    "input_attribution",
+    "ioi",
+    "linear_probe",
+    "logit_lens",
+    "mean_difference",
+    "nearest_tokens",
+    "neuron_lens",
+    "ov_top_tokens",
+    "pca_directions",
+    "processed",
+    "qk_top_tokens",
+    "repeated_tokens",
+    "steer",
+    "top_activating",
+    "train_tuned_lens",
+    "trajectory",
+    "tuned_lens",
+]

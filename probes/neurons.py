@@ -23,7 +23,7 @@ from gpt2kit.runner import Runner
 from gpt2kit.sampling import largest
 from gpt2kit.tokenizer import Tokenizer, printable
 from probes.directions import batches
-from probes.head_lens import check_number, named, shown, tap_of
+from probes.single_head import check_number, named, shown, tap_of
 from probes.result import Result
 
 if TYPE_CHECKING:

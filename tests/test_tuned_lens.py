@@ -14,8 +14,8 @@ from gpt2kit import TorchRunner
 from gpt2kit.errors import CheckpointError, InputError, TapError
 from gpt2kit.runner import Source
 from probes import logit_lens
-from probes.head_lens import head_lens
-from probes.tuned_lens import TunedLens, train_tuned_lens, tuned_lens, weights_digest
+from probes.single_head import head_lens
+from probes.tuned import TunedLens, train_tuned_lens, tuned_lens, weights_digest
 
 PROMPT = "the cat, the hat"
 ROWS = ["blocks.0.resid_pre", *(f"blocks.{i}.resid_post" for i in range(CONFIG.n_layer))]

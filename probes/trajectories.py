@@ -20,7 +20,7 @@ from gpt2kit.readout import Floats, Ints
 from gpt2kit.runner import Runner
 from probes.lens import logit_lens
 from probes.result import Result
-from probes.tuned_lens import TunedLens, tuned_lens
+from probes.tuned import TunedLens, tuned_lens
 
 if TYPE_CHECKING:
     from gpt2kit.model import GPT2
