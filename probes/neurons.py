@@ -23,8 +23,8 @@ from gpt2kit.runner import Runner
 from gpt2kit.sampling import largest
 from gpt2kit.tokenizer import Tokenizer, printable
 from probes.directions import batches
-from probes.single_head import check_number, named, shown, tap_of
 from probes.result import Result
+from probes.single_head import check_number, named, shown, tap_of
 
 if TYPE_CHECKING:
     from torch import Tensor
