@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import click
 
 from gpt2kit import __version__
+from gpt2kit.cli_options import (
+    _given,
+    _positions,
+    _runner,
+    _text,
+    debug_option,
+    device_option,
+    model_options,
+    runner_options,
+)
 from gpt2kit.errors import GPT2KitError, InputError
-
-if TYPE_CHECKING:
-    from gpt2kit.runner import Runner
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class _Group(click.Group):
@@ -43,87 +47,6 @@ class _Group(click.Group):
             raise error
         click.echo(f"gpt2kit: error: {' '.join(what.split())}", err=True)
         ctx.exit(exit_code)
-
-
-def _debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
-    ctx.find_root().obj = ctx.find_root().obj or value
-
-
-def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    def wrap(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return wrap
-
-
-debug_option = click.option(
-    "--debug",
-    is_flag=True,
-    expose_value=False,
-    is_eager=True,
-    callback=_debug,
-    help="Show tracebacks.",
-)
-model_options = _options(
-    click.option(
-        "--model", default="auto", show_default=True,
-        help="Folder, hub id, 'bundled', or 'auto' (gpt2 if it can be had, else bundled).",
-    ),
-    click.option("--revision", help="Branch, tag or commit of a hub id."),
-)  # fmt: skip
-device_option = click.option(
-    "--device", default="auto", show_default=True, help="auto, cpu or cuda."
-)
-runner_options = _options(
-    model_options,
-    click.option("--onnx", "onnx_file", metavar="FILE", help="Run an exported file instead."),
-    device_option,
-    click.option(
-        "--dtype", default="float32", show_default=True, help="float32, float16, bfloat16, float64."
-    ),
-)
-
-
-def _runner(
-    model: str,
-    revision: str | None,
-    onnx_file: str | None,
-    device: str,
-    dtype: str,
-    threads: int | None = None,
-) -> Runner:
-    if onnx_file is None:
-        from gpt2kit.torch_runner import load
-
-        if threads is not None:
-            import torch
-
-            torch.set_num_threads(threads)
-        return load(model, revision=revision, device=device, dtype=dtype)
-    for option in ("model", "revision", "dtype"):
-        if _given(option):
-            raise InputError(f"--{option} does not go with --onnx; the file has its own")
-    from exporters import open_onnx
-
-    return open_onnx(onnx_file, device=device, threads=threads)
-
-
-def _given(option: str) -> bool:
-    """Whether the user set this option."""
-    source = click.get_current_context().get_parameter_source(option)
-    return source is not click.core.ParameterSource.DEFAULT
-
-
-def _text(prompt: str) -> str:
-    """A prompt from the command line, or from standard input for '-'; it must be UTF-8."""
-    raw = sys.stdin.buffer.read() if prompt == "-" else prompt.encode(errors="surrogateescape")
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        where = "standard input" if prompt == "-" else "the prompt"
-        raise InputError(f"{where} is not UTF-8 (byte {error.start}); convert it first") from error
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -179,20 +102,6 @@ def generate(
 
     run(runner, texts[0], on_text=stream, **options)
     click.echo("" if started else click.style(texts[0], dim=True))
-
-
-def _positions(
-    _: click.Context, __: click.Parameter, value: str | None
-) -> list[int] | slice | None:
-    """ "3", "-1", "1,4,7" or "2:8"."""
-    if value is None:
-        return None
-    try:
-        if ":" in value:
-            return slice(*(int(part) if part.strip() else None for part in value.split(":")))
-        return [int(part) for part in value.split(",")]
-    except (ValueError, TypeError):
-        raise InputError(f"--pos {value!r} is not like 3, -1, 1,4,7 or 2:8") from None
 
 
 @main.command()
@@ -350,6 +259,24 @@ def verify(path: str, model: str | None, device: str, as_json: bool) -> None:
     else:
         show(report, console)
     report.raise_if_failed()
+
+
+@main.command()
+@click.argument("path", metavar="FILE")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@debug_option
+def inspect(path: str, as_json: bool) -> None:
+    """Say what an exported FILE is: taps, edits, parity."""
+    from rich.console import Console
+
+    from exporters.inspection import inspect_onnx
+    from exporters.inspection_view import show
+
+    found = inspect_onnx(path)
+    if as_json:
+        click.echo(found.to_json().encode())
+    else:
+        show(found, Console(highlight=False))
 
 
 @main.command()
