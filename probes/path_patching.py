@@ -57,14 +57,13 @@ class Sender:
 class Receiver:
     """What reads the residual stream.
 
-    entry: the stream's tap that it reads. scale: that of its layer norm. taps: what the receivers
-    here make of it; tap and head: this one. order: as of senders. layer: where it changes a run.
+    entry: the stream's tap that it reads. scale: that of its layer norm. tap, head: what it makes
+    of it; of the logits, no tap. order: as of senders. layer: where it changes a run.
     """
 
     name: str
     entry: str
     scale: str
-    taps: tuple[str, ...]
     tap: str
     order: int
     layer: int
@@ -140,24 +139,21 @@ def all_receivers(n_layer: int, n_head: int) -> list[Receiver]:
     out = []
     for i in range(n_layer):
         at = f"blocks.{i}"
-        entry, scale, taps = (
-            f"{at}.resid_pre",
-            f"{at}.ln_1_scale",
-            tuple(f"{at}.{x}" for x in "qkv"),
-        )
-        for h, tap in product(range(n_head), taps):
-            name = f"{i}.{h}.{tap[-1]}"
-            out.append(Receiver(name, entry, scale, taps, tap, 2 * i, i, h))
-        entry, scale, tap = f"{at}.resid_mid", f"{at}.ln_2_scale", f"{at}.mlp_out"
-        out.append(Receiver(f"mlp.{i}", entry, scale, (tap,), tap, 2 * i + 1, i))
+        entry, scale = f"{at}.resid_pre", f"{at}.ln_1_scale"
+        for h, x in product(range(n_head), "qkv"):
+            out.append(Receiver(f"{i}.{h}.{x}", entry, scale, f"{at}.{x}", 2 * i, i, h))
+        entry, scale = f"{at}.resid_mid", f"{at}.ln_2_scale"
+        out.append(Receiver(f"mlp.{i}", entry, scale, f"{at}.mlp_out", 2 * i + 1, i))
     last = f"blocks.{n_layer - 1}.resid_post"
-    out.append(Receiver("logits", last, "ln_f_scale", (), "", 2 * n_layer, n_layer))
+    out.append(Receiver("logits", last, "ln_f_scale", "", 2 * n_layer, n_layer))
     return out
 
 
 def named(patterns: Patterns, names: Iterable[str], what: str) -> list[str]:
     """The names that match, each once, in the order of the model. Raises InputError if none do."""
     known, chosen = list(names), set[str]()
+    if not patterns:
+        raise InputError(f"no {what} was named")
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         found = {name for name in known if fnmatchcase(name, pattern)}
         if not found:
@@ -197,7 +193,7 @@ def path_patching(
     writes = list(dict.fromkeys(s.tap for s in sending))
     reads = [tap for group in groups for r in group for tap in (r.entry, r.scale)]
     pair = Pair.of(runner, (clean, corrupt), metric, writes, corrupt_taps=[*writes, *reads])
-    run = _Paths(pair, freeze_ln)
+    run = _Paths(pair, groups, freeze_ln)
     scores = np.full((len(sending), len(groups)), np.nan)
     for column, group in enumerate(groups):
         rows = [row for row, sender in enumerate(sending) if _reaches(sender, group)]
@@ -229,12 +225,13 @@ def paths(
 def _groups(
     receivers: str | Sequence[str | tuple[str, ...]], known: dict[str, Receiver]
 ) -> list[tuple[Receiver, ...]]:
-    """Receivers, those of a tuple together."""
+    """Receivers one by one, then those of each tuple together."""
     given = [receivers] if isinstance(receivers, str) else list(receivers)
     alone = [pattern for pattern in given if isinstance(pattern, str)]
-    groups = [(known[name],) for name in named(alone, known, "receiver")]
-    together = [named(part, known, "receiver") for part in given if not isinstance(part, str)]
-    return [*groups, *(tuple(known[name] for name in names) for names in together)]
+    tuples = [pattern for pattern in given if not isinstance(pattern, str)]
+    groups = [[name] for name in named(alone, known, "receiver")] if alone or not tuples else []
+    groups += [named(part, known, "receiver") for part in tuples]
+    return [tuple(known[name] for name in group) for group in groups]
 
 
 def _reaches(sender: Sender, group: Sequence[Receiver]) -> bool:
@@ -244,8 +241,9 @@ def _reaches(sender: Sender, group: Sequence[Receiver]) -> bool:
 class _Paths:
     """Patches paths into the corrupt run."""
 
-    def __init__(self, pair: Pair, freeze_ln: bool) -> None:
+    def __init__(self, pair: Pair, groups: Sequence[tuple[Receiver, ...]], freeze_ln: bool) -> None:
         self.pair, self.base, self.freeze_ln = pair, pair.corrupt, freeze_ln
+        self.known = [receiver for group in groups for receiver in group]
         self._read: tuple[Any, TapDict[Floats]] | None = None
 
     def through(self, senders: tuple[Sender, ...], group: Sequence[Receiver]) -> Floats:
@@ -257,7 +255,7 @@ class _Paths:
     def _received(self, senders: tuple[Sender, ...], receiver: Receiver) -> list[Edit]:
         """Edits, row by row a sender, that make a receiver give what it would give if it had read
         that sender's clean write."""
-        if receiver.taps == ():  # nothing comes after the logits: they may as well be told
+        if not receiver.tap:  # nothing comes after the logits: they may as well be told
             return self._told(senders, receiver)
         value = self._reading(senders, receiver)[receiver.tap]
         if receiver.head is None:
@@ -268,7 +266,8 @@ class _Paths:
         """What all receivers at this place of the stream make of it; kept for the next of them."""
         if self._read is None or self._read[0] != (senders, receiver.entry):
             edits = self._told(senders, receiver)
-            run = self.base.copies(receiver.layer, len(senders), edits, receiver.taps)
+            taps = [r.tap for r in self.known if r.entry == receiver.entry]
+            run = self.base.copies(receiver.layer, len(senders), edits, taps)
             self._read = (senders, receiver.entry), run.taps
         return self._read[1]
 
