@@ -6,15 +6,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from exporters.inspection import Inspection, inspect_onnx
     from exporters.onnx_export import export_onnx
     from exporters.onnx_runner import OnnxRunner, open_onnx
     from exporters.parity import Report, verify
 
-__all__ = ["OnnxRunner", "Report", "export_onnx", "open_onnx", "verify"]
+__all__ = [
+    "Inspection",
+    "OnnxRunner",
+    "Report",
+    "export_onnx",
+    "inspect_onnx",
+    "open_onnx",
+    "verify",
+]
 _HOME = {
+    "Inspection": "inspection",
     "OnnxRunner": "onnx_runner",
     "Report": "parity",
     "export_onnx": "onnx_export",
+    "inspect_onnx": "inspection",
     "open_onnx": "onnx_runner",
     "verify": "parity",
 }

@@ -21,6 +21,11 @@ def edit_names(tap: str) -> tuple[str, str]:
     return f"{tap}.keep", f"{tap}.add"
 
 
+def parity_file(path: Path) -> Path:
+    """Where it is told how well a file agrees with torch: each file of a folder has its own."""
+    return path.with_name(f"{path.name}.parity.json")
+
+
 def data_file(path: Path) -> Path:
     """Where the weights of a file lie that are not in it."""
     return path.with_name(f"{path.name}.data")

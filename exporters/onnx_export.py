@@ -6,6 +6,7 @@ What the graphs take and give is told in `exporters.graphs`.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import tempfile
@@ -17,7 +18,7 @@ import onnx_ir
 import torch
 
 from exporters.devices import cuda_problems
-from exporters.interface import data_file
+from exporters.interface import data_file, parity_file
 from exporters.parity import Report, check, on_cpu, rounded
 from exporters.quantize import BITS, pack
 from exporters.sidecars import new_sidecars
@@ -43,7 +44,8 @@ def export_onnx(
     overwrite: bool = False,
     on_progress: Callable[[str], None] = lambda stage: None,
 ) -> Report:
-    """Write `path` and, beside it, config.json, generation_config.json and tokenizer.json.
+    """Write `path` and, beside it, config.json, generation_config.json, tokenizer.json and the
+    parity report, `{path}.parity.json`.
 
     taps: names or globs of the taps that become outputs.
     edits: names or globs of the taps that can be edited, each by two optional inputs.
@@ -82,7 +84,11 @@ def export_onnx(
             on_progress("checking against torch")
             report = check(runner, draft, "cuda" if dtype == "bfloat16" else "cpu")
             report.raise_if_failed()
-            _append_metadata(draft, {"gpt2kit.parity": json.dumps(report.to_json())})
+            proof = json.dumps(report.to_json(), indent=1) + "\n"
+            parity_file(draft).write_text(proof, encoding="utf-8")
+            digest = hashlib.sha256(proof.encode()).hexdigest()
+            verdict = {"gpt2kit.parity": json.dumps(report.summary())}
+            _append_metadata(draft, verdict | {"gpt2kit.parity_sha256": digest})
             # The model comes last: whoever sees it sees the files that belong to it.
             made = sorted(Path(folder).iterdir(), key=lambda file: file.name == target.name)
             replaced = target.exists()

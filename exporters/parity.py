@@ -1,8 +1,9 @@
 """Torch against ONNX: the gate that every export passes, and `gpt2kit verify`.
 
 Both engines run the same token ids through prefill, chunks, single steps, batches with padding on
-either side, and a context filled to its last position; logits, keys, values and every tap of the
-file are compared wherever there is a token.
+either side, a context filled to its last position, a random edit of every tap that the file lets
+one edit, and all of those at once through the cache; logits, keys, values and every tap of the file
+are compared wherever there is a token.
 
 The error of a value is its difference over the size of its vector: |onnx - torch| divided by the
 largest |torch| along the last axis (at least the root mean square of the whole tensor, so that a
@@ -29,6 +30,8 @@ from exporters.onnx_cache import InPlaceCache, OnnxCache
 from exporters.onnx_runner import OnnxRunner, open_onnx
 from exporters.quantize import BITS, pack, unpack
 from gpt2kit.checkpoint import weights_sha256
+from gpt2kit.config import GPT2Config
+from gpt2kit.edits import Chunk, Edit
 from gpt2kit.errors import CheckpointError, ParityError
 from gpt2kit.model import GPT2
 from gpt2kit.readout import Floats, Ints
@@ -103,6 +106,12 @@ class Report:
             "worst": {q: [_number(error), case] for q, (error, case) in self.worst.items()},
             "diverged": self.diverged,
         } | ({"cost": self.cost.to_json()} if self.cost else {})
+
+    def summary(self) -> dict[str, Any]:
+        """The same in a few entries: what a file says of itself."""
+        quantity = max(self.worst, key=lambda q: self.worst[q][0])
+        whole = self.to_json()
+        return whole | {"cases": len(self.cases), "worst": [quantity, *whole["worst"][quantity]]}
 
     def kinds(self) -> dict[str, tuple[float, str, str]]:
         """Kind of quantity (logits, keys, values, or a tap without its layer) -> its worst error,
@@ -257,7 +266,9 @@ def _cases(reference: TorchRunner, onnx: OnnxRunner) -> Iterator[tuple[str, _Sid
     def draw(batch: int, pos: int) -> Ints:
         return rng.integers(0, c.vocab_size, (batch, max(1, min(pos, context))))
 
-    def both(case: str, chunks: list[tuple[Ints, Any]]) -> Iterator[tuple[str, _Side, _Side]]:
+    def both(
+        case: str, chunks: list[tuple[Ints, Any]], edits: Sequence[Edit] = ()
+    ) -> Iterator[tuple[str, _Side, _Side]]:
         pair: list[tuple[Any, KVCache]] = [
             (r, r.new_cache(len(chunks[0][0]))) for r in (reference, onnx)
         ]
@@ -265,7 +276,7 @@ def _cases(reference: TorchRunner, onnx: OnnxRunner) -> Iterator[tuple[str, _Sid
             sides = []
             for i, (runner, cache) in enumerate(pair):
                 starts = cache.lengths
-                run = runner.run(ids, taps=onnx.taps, cache=cache, lengths=lengths)
+                run = runner.run(ids, taps=onnx.taps, cache=cache, lengths=lengths, edits=edits)
                 assert run.cache is not None
                 pair[i] = runner, run.cache
                 sides.append(_side(run, starts, onnx))
@@ -291,6 +302,26 @@ def _cases(reference: TorchRunner, onnx: OnnxRunner) -> Iterator[tuple[str, _Sid
     ids = draw(1, context)
     cuts = [context - n for n in (3, 2, 1) if n < context]
     yield from both("full context", [(part, None) for part in np.split(ids, cuts, axis=1)])
+    ids = draw(2, 6)
+    for tap in onnx.edits:
+        yield from both(f"edit of {tap}", [(ids, None)], [_random_edit(tap, ids, c, rng)])
+    if onnx.edits:
+        parts = [(part, None) for part in np.split(ids, range(2, ids.shape[1]), axis=1)]
+        yield from both("edits through the cache", parts, [_local_edit(t, ids) for t in onnx.edits])
+
+
+def _random_edit(tap: str, ids: Ints, config: GPT2Config, rng: np.random.Generator) -> Edit:
+    """Another factor and another summand for every entry of the last axis."""
+    chunk = Chunk(np.zeros(len(ids), np.int64), ids.shape[1], ids.shape[1])
+    size = chunk.size(axes_of(tap)[-1], config)
+    return Edit(tap, 1 + 0.3 * rng.standard_normal(size), 0.1 * rng.standard_normal(size))
+
+
+def _local_edit(tap: str, ids: Ints) -> Edit:
+    """A small change at every other position of the last row."""
+    axes, last = axes_of(tap), len(ids) - 1
+    axis = "query" if "query" in axes else "pos"
+    return Edit(tap, 0.95, 0.01, {"batch": last, axis: slice(1, ids.shape[1], 2)})
 
 
 def _side(run: Run, starts: Ints, onnx: OnnxRunner) -> _Side:

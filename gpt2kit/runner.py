@@ -259,9 +259,12 @@ def steps(
     sampler: Sampler,
     lengths: ArrayLike | None = None,
     edits: Sequence[Edit] = (),
+    taps: str | Iterable[str] = (),
+    watch: Callable[[Run, Ints], None] | None = None,
 ) -> Iterator[Ints]:
     """Yield the next token of every row, (batch,), step by step.
 
+    watch: called with each step's run, which holds `taps`, and the tokens chosen from it.
     Raises InputError before the first step if the rows and what they will grow by do not fit, and
     EditError if an edit does not reach as far as they will.
     """
@@ -285,10 +288,13 @@ def steps(
         candidates = sampler.candidates or runner.config.vocab_size
         for _ in range(max_new_tokens):
             run = runner.run(
-                rows, lengths=sizes, cache=cache, edits=edits, last_only=True, top_k=candidates
-            )
+                rows, lengths=sizes, cache=cache, edits=edits, taps=taps, last_only=True,
+                top_k=candidates,
+            )  # fmt: skip
             assert run.top_ids is not None
             chosen = sampler.pick(run.logits[:, -1], run.top_ids[:, -1])
+            if watch is not None:
+                watch(run, chosen)
             yield chosen
             rows, sizes, cache = chosen[:, None], np.ones_like(sizes), run.cache
 
@@ -339,6 +345,8 @@ def generate(
     stop: str | Sequence[str] = (),
     edits: Sequence[Edit] = (),
     on_text: Callable[[int, str], None] | None = None,
+    taps: str | Iterable[str] = (),
+    watch: Callable[[Run, Ints], None] | None = None,
 ) -> Prompt:
     """Continue a prompt, or a batch of prompts of unequal length; returns the new text alone.
 
@@ -346,6 +354,7 @@ def generate(
     stop:    a row ends before the first of these strings, or at `<|endoftext|>`.
     edits:   applied at every step, at absolute positions.
     on_text: called with (row, piece of text) as soon as the piece is certain.
+    taps, watch: `watch` is called with each step's run, which holds `taps`, and the tokens chosen.
     Raises InputError before any work if a prompt is empty or does not fit the context.
     """
     sampler = Sampler(temperature, top_k, top_p, greedy, seed)
@@ -358,7 +367,10 @@ def generate(
     ids = [encode(runner, p) for p in prompts]
     assert runner.tokenizer is not None
     texts = [_Text(runner.tokenizer, stops, runner.config.eos_token_id) for _ in prompts]
-    tokens = steps(runner, ids, max_new_tokens=max_new_tokens, sampler=sampler, edits=edits)
+    tokens = steps(
+        runner, ids, max_new_tokens=max_new_tokens, sampler=sampler, edits=edits, taps=taps,
+        watch=watch,
+    )  # fmt: skip
     for step, chosen in enumerate(tokens, start=1):
         for row, text in enumerate(texts):
             piece = "" if text.done else text.push(int(chosen[row]), step == max_new_tokens)

@@ -1,0 +1,107 @@
+"""What an exported file says of itself; nothing is run, and its weights stay on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir
+
+from exporters import mapped
+from exporters.interface import data_file, edit_names, parity_file
+from gpt2kit.config import GPT2Config
+from gpt2kit.errors import EngineError
+from gpt2kit.taps import axes_of
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """See `inspect_onnx`.
+
+    size: bytes, weights that lie beside the file included. inputs, outputs: name -> type and shape,
+    taps and edits apart. taps: name -> axes. edits: name -> axes of its two inputs. parity: the
+    verdict of the gate. proof: what became of the whole report beside the file: "as written",
+    "missing" or "changed".
+    """
+
+    path: str
+    size: int
+    version: str
+    model: str
+    revision: str | None
+    weights_sha256: str
+    config: dict[str, Any]
+    profile: str
+    dtype: str
+    quantize: str | None
+    opset: int
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+    taps: dict[str, tuple[str, ...]]
+    edits: dict[str, tuple[str, ...]]
+    parity: dict[str, Any]
+    proof: str
+
+    def to_json(self) -> str:
+        """All of it as JSON."""
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False)
+
+
+def inspect_onnx(path: str | os.PathLike[str]) -> Inspection:
+    """Read a file that `export_onnx` made. Raises EngineError if it is none."""
+    file = Path(path)
+    if not file.is_file():
+        raise EngineError(f"{file}: {'is a folder' if file.is_dir() else 'no such file'}")
+    try:
+        model = mapped.load(file)
+        return _described(file, model)
+    except (KeyError, ValueError) as error:
+        raise EngineError(
+            f"{file}: not made by this version of gpt2kit; make it with `gpt2kit export --onnx`"
+        ) from error
+    except Exception as error:  # protobuf's own exceptions
+        raise EngineError(f"{file}: not an ONNX file, or a damaged one") from error
+
+
+def _described(file: Path, model: onnx_ir.Model) -> Inspection:
+    meta = model.metadata_props
+    taps, edits = (json.loads(meta[f"gpt2kit.{kind}"]) for kind in ("taps", "edits"))
+    changing = {name for tap in edits for name in edit_names(tap)}
+    outside = data_file(file)
+    return Inspection(
+        path=str(file),
+        size=file.stat().st_size + (outside.stat().st_size if outside.exists() else 0),
+        version=meta["gpt2kit.version"],
+        model=meta["gpt2kit.model"],
+        revision=meta["gpt2kit.revision"] or None,
+        weights_sha256=meta["gpt2kit.weights_sha256"],
+        config=GPT2Config.from_hf(json.loads(meta["gpt2kit.config"])).to_hf(),
+        profile=meta["gpt2kit.profile"],
+        dtype=meta["gpt2kit.dtype"],
+        quantize=meta["gpt2kit.quantize"] or None,
+        opset=int(meta["gpt2kit.opset"]),
+        inputs={v.name: _type(v) for v in model.graph.inputs if v.name and v.name not in changing},
+        outputs={v.name: _type(v) for v in model.graph.outputs if v.name and v.name not in taps},
+        taps={tap: axes_of(tap) for tap in taps},
+        edits={tap: axes_of(tap) for tap in edits},
+        parity=json.loads(meta["gpt2kit.parity"]),
+        proof=_proof(file, meta["gpt2kit.parity_sha256"]),
+    )
+
+
+def _type(value: onnx_ir.Value) -> str:
+    """'int64 (batch_size, sequence_length)'."""
+    shape = ", ".join(str(size) for size in value.shape or ())
+    return f"{str(value.dtype).lower()} ({shape})"
+
+
+def _proof(file: Path, digest: str) -> str:
+    report = parity_file(file)
+    if not report.is_file():
+        return "missing"
+    same = hashlib.sha256(report.read_bytes()).hexdigest() == digest
+    return "as written" if same else "changed"
