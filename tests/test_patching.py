@@ -26,7 +26,6 @@ CLEAN = random_ids(POS, seed=1)
 CORRUPT = CLEAN.copy()
 CORRUPT[[2, 4]] = 7, 9
 DIFF = Metric.logit_diff(11, 12)
-EDITED = ["blocks.*.resid_*", "blocks.*.[qz]", "blocks.*.mlp_out", "*_scale"]
 KINDS = ["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "mlp_pre", "q", "k", "v",
          "z", "head_out", "attn_scores", "pattern", "ln_1_scale"]  # fmt: skip
 
@@ -39,19 +38,10 @@ class Whole:
         self.run, self.dtype = runner.run, runner.dtype
 
 
-@pytest.fixture(scope="session")
-def editable(torch_runner, tmp_path_factory):
-    from exporters import export_onnx, open_onnx
-
-    path = tmp_path_factory.mktemp("editable") / "random.onnx"
-    export_onnx(torch_runner, path, taps=[*EDITED, "blocks.*.head_out"], edits=EDITED)
-    return open_onnx(path, device="cpu")
-
-
 @pytest.fixture(params=["torch", "whole", "onnx"])
 def engine(request, torch_runner):
     if request.param == "onnx":
-        return request.getfixturevalue("editable")
+        return request.getfixturevalue("onnx_runner")
     return torch_runner if request.param == "torch" else Whole(torch_runner)
 
 
