@@ -54,6 +54,7 @@ def attribution_patching(
     A function as metric is called with torch tensors. Raises InputError as there, and for a metric
     without a gradient.
     """
+    _need_gradients(runner)
     taps = block_taps(over, runner.config.n_layer)
     pair = Pair.of(runner, (clean, corrupt), metric, taps, corrupt_taps=taps)
     sizes = {"head": runner.config.n_head, "position": len(pair.clean.ids)}
@@ -85,6 +86,7 @@ def edge_attribution_patching(
     receiver alone reads, layer norm included. Names are those of `probes.path_patching`; NaN where
     a sender does not come before a receiver. Raises InputError as `path_patching` does.
     """
+    _need_gradients(runner)
     n_layer, n_head = runner.config.n_layer, runner.config.n_head
     known = {s.name: s for s in all_senders(n_layer, n_head)}
     reading = {r.name: r for r in all_receivers(n_layer, n_head)}
@@ -106,6 +108,11 @@ def edge_attribution_patching(
         scores[np.ix_(rows, columns)] = np.einsum("spd,rpd->sr", changes[rows], read)
     labels = tuple(r.name for r in receiving)
     return paths(runner, pair, "edge attribution patching", sending, labels, scores, None)
+
+
+def _need_gradients(runner: TorchRunner) -> None:
+    if not hasattr(runner, "model"):
+        raise InputError(f"{runner!r} has no gradients; load the model on the torch engine")
 
 
 def _gradients(runner: TorchRunner, pair: Pair, taps: Iterable[str]) -> dict[str, Floats]:

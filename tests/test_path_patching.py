@@ -1,6 +1,7 @@
 """Path and attribution patching against runs with a hook on every component, in float64."""
 
 import json
+from types import SimpleNamespace
 
 import by_hand
 import numpy as np
@@ -286,6 +287,11 @@ def test_what_has_no_gradient_or_no_tap_is_refused(torch_runner):
     for probe in (attribution_patching, edge_attribution_patching):
         with pytest.raises(InputError, match="the rank of token 11 has no gradient"):
             probe(torch_runner, CLEAN, CORRUPT, metric=Metric.rank(11))
+        other = SimpleNamespace(config=CONFIG)  # as an engine that is not torch
+        with pytest.raises(
+            InputError, match="has no gradients; load the model on the torch engine"
+        ):
+            probe(other, CLEAN, CORRUPT, metric=DIFF)
     with pytest.raises(TapError, match="unknown tap"):
         attribution_patching(torch_runner, CLEAN, CORRUPT, metric=DIFF, over="zz")
 
