@@ -32,6 +32,7 @@ from gpt2kit.taps import SCORES, TapDict, axes_of, resolve
 from gpt2kit.tokenizer import Tokenizer
 
 T = TypeVar("T")
+FEW = 32  # vectors to read out: a lens of one position, as in generation
 ELEMENT = {
     "float32": TensorProto.FLOAT,
     "float16": TensorProto.FLOAT16,
@@ -87,6 +88,7 @@ class OnnxRunner:
         self.past_names = past_names(self.config.n_layer)
         self.present_names = present_names(self.config.n_layer)
         self.run_options = run_options()
+        self._readouts: dict[bool, ReadoutGraph] = {}
 
     def __repr__(self) -> str:
         c = self.config
@@ -358,10 +360,14 @@ class OnnxRunner:
     def _top_k(self) -> TopK:
         return TopK(providers(self.device))
 
-    @cached_property
-    def _readout(self) -> ReadoutGraph:
-        options, given = session_options(self.threads), providers(self.device)
-        return ReadoutGraph(self.path, self.config, self.device, options, providers=given)
+    def _readout(self, few: bool) -> ReadoutGraph:
+        """The graph for many vectors, or for few at a time; made when it is first needed."""
+        if few not in self._readouts:
+            options, given = session_options(self.threads), providers(self.device)
+            self._readouts[few] = ReadoutGraph(
+                self.path, self.config, self.device, few, options, providers=given
+            )
+        return self._readouts[few]
 
     def readout(
         self,
@@ -372,15 +378,16 @@ class OnnxRunner:
         reference: Floats | None = None,
     ) -> Readout:
         """See `Runner.readout`; computed by onnxruntime from the file's own weights."""
+        graph = self._readout(few=resid.size <= FEW * self.config.n_embd)
         return tiled(
             resid,
             targets,
             reference,
             config=self.config,
             top_k=top_k,
-            open_tile=self._readout.tile,
-            vectors=self._readout.vectors,
-            width=self._readout.width,
+            open_tile=graph.tile,
+            vectors=graph.vectors,
+            width=graph.width,
         )
 
 

@@ -85,15 +85,22 @@ class ReadoutGraph:
     """The sessions behind `OnnxRunner.readout`.
 
     vectors, width: how many vectors meet how many tokens at a time. On a CPU the logits stay within
-    its caches; quantised weights cannot be cut in pieces, and a GPU need not.
+    its caches; quantised weights cannot be cut in pieces, and a GPU need not. For few vectors,
+    again and again, the unembedding is kept packed for its kernel, whole, which costs a copy.
     """
 
     def __init__(
-        self, path: Path, config: GPT2Config, device: str, options: ort.SessionOptions, **given: Any
+        self,
+        path: Path,
+        config: GPT2Config,
+        device: str,
+        few: bool,
+        options: ort.SessionOptions,
+        **given: Any,
     ) -> None:
         weights, product = _weights(path)
         self.device = device
-        whole = device != "cpu" or "packed" in weights
+        whole = few or device != "cpu" or "packed" in weights
         self.pieces = None if whole else weights["unembedding"]
         self.vectors, self.width = (320, config.vocab_size) if whole else (1024, 512)
         dtype = weights["gain"].dtype.name.replace("float32", "float")

@@ -11,6 +11,7 @@ from gpt2kit.readout import Floats, Ints, Piece
 from gpt2kit.sampling import largest
 
 VECTORS = 256  # that meet the vocabulary together
+FEW = 32  # vectors whose logits of the whole vocabulary are few enough: a lens of one position
 
 
 def width(vectors: int, device: torch.device) -> int:
@@ -18,7 +19,7 @@ def width(vectors: int, device: torch.device) -> int:
     stay in its caches, logits and weights alike."""
     if device.type != "cpu":
         return 16384
-    return 512 if vectors > 8 else 1 << 20
+    return 512 if vectors > FEW else 1 << 20
 
 
 def largest_logits(model: GPT2, x: Tensor, k: int) -> tuple[Floats, Ints]:

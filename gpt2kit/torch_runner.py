@@ -235,7 +235,7 @@ class TorchRunner:
             top_k=top_k,
             open_tile=self._tile,
             vectors=VECTORS,
-            width=width(VECTORS, self.device),
+            width=width(resid.size // self.config.n_embd, self.device),
         )
 
     def _tile(self, resid: Floats, targets: Ints) -> TorchTile:
