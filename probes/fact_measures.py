@@ -1,0 +1,180 @@
+"""What the published facts are measured by: each function takes a runner and gives some numbers.
+
+`<|endoftext|>` stands in front of every prompt. Nothing here knows what the numbers should be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from gpt2kit.edits import Edit
+from gpt2kit.errors import InputError
+from gpt2kit.readout import Floats
+from gpt2kit.runner import Runner, encode
+from probes.attention import head_scores
+from probes.attribution import direct_logit_attribution
+from probes.circuits import copying_score
+from probes.datasets import greater_than, repeated_tokens
+from probes.metrics import Metric, log_softmax
+from probes.patching import activation_patching
+
+if TYPE_CHECKING:
+    from gpt2kit.torch_runner import TorchRunner
+
+Head = tuple[int, int]  # layer, head
+_TEMPLATES = (
+    ("When John and Mary went to the shops,{} gave the bag to", " Mary", " John"),
+    ("When Tom and James went to the park,{} gave the ball to", " Tom", " James"),
+    ("When Dan and Sid went to the shops,{} gave an apple to", " Dan", " Sid"),
+    ("After Martin and Amy went to the park,{} gave a drink to", " Martin", " Amy"),
+)
+# The prompts of TransformerLens' exploratory analysis demo: (prompt, right name, wrong name).
+IOI = tuple(
+    (template.format(wrong), right, wrong)
+    for template, a, b in _TEMPLATES
+    for right, wrong in ((a, b), (b, a))
+)
+
+
+def loss(runner: Runner, *, text: str) -> Sequence[float]:
+    """Mean negative log-probability of the tokens of a text, in nats."""
+    ids = _ids(runner, text)
+    logprobs = log_softmax(runner.run(ids).logits[0, :-1].astype(np.float64))
+    return [-float(logprobs[np.arange(len(ids) - 1), ids[1:]].mean())]
+
+
+def probabilities(runner: Runner, *, prompt: str, tokens: Sequence[str]) -> Sequence[float]:
+    """(tokens,) of being next."""
+    logprobs = log_softmax(_last_logits(runner, _ids(runner, prompt)))
+    return [float(np.exp(logprobs[i])) for i in _singles(runner, *tokens)]
+
+
+def token_ids(runner: Runner, *, tokens: Sequence[str]) -> Sequence[float]:
+    """(tokens,) their ids."""
+    return _singles(runner, *tokens)
+
+
+def matching_ids(runner: Runner, *, text: str, ids: Sequence[int]) -> Sequence[float]:
+    """How many tokens a text has, and how many of them are those of `ids`, in place."""
+    found = encode(runner, text)
+    return [len(found), sum(a == b for a, b in zip(found, ids, strict=False))]
+
+
+def ioi_differences(runner: Runner, *, without: Head | None = None) -> Sequence[float]:
+    """(8,) logit of the right name minus that of the wrong one; without a head's z at the end."""
+    out = []
+    for prompt, right, wrong in IOI:
+        ids, edits = _ids(runner, prompt), []
+        if without is not None:
+            layer, head = without
+            edits = [Edit.zero(f"blocks.{layer}.z", head=head, pos=len(ids) - 1)]
+        a, b = _last_logits(runner, ids, edits)[_singles(runner, right, wrong)]
+        out.append(float(a - b))
+    return out
+
+
+def ioi_mean(runner: Runner, *, without: Head | None = None) -> Sequence[float]:
+    """(1,) mean of `ioi_differences`."""
+    return [float(np.mean(ioi_differences(runner, without=without)))]
+
+
+def ioi_share(runner: Runner, *, head: Head) -> Sequence[float]:
+    """(1,) by how much the mean difference falls when a head is zeroed at the end."""
+    return [ioi_mean(runner)[0] - ioi_mean(runner, without=head)[0]]
+
+
+def ioi_attribution(runner: Runner, *, heads: Sequence[Head], sign: int) -> Sequence[float]:
+    """Ranks by direct logit attribution, mean over the prompts; sign -1: most negative first."""
+    of = partial(direct_logit_attribution, cast("TorchRunner", runner), prepend_bos=True, by="head")
+    scores = [of(p, target=right, foil=wrong).values["head"] for p, right, wrong in IOI]
+    return ranks(sign * np.mean(scores, axis=0), heads)
+
+
+def ioi_patching(runner: Runner, *, heads: Sequence[Head]) -> Sequence[float]:
+    """Ranks by how far a head's z of a prompt, at all positions, repairs that with the names
+    exchanged, mean over the prompts."""
+    effects = []
+    for (clean, right, wrong), (corrupt, *_) in _both_ways():
+        rows = _ids(runner, clean), _ids(runner, corrupt)
+        metric = Metric.logit_diff(right, wrong)
+        effects.append(activation_patching(runner, *rows, metric=metric, over="z").normalised)
+    return ranks(np.mean(effects, axis=0), heads)
+
+
+def attention_ranks(runner: Runner, *, kind: str, heads: Sequence[Head]) -> Sequence[float]:
+    """Ranks by `head_scores` on 100 random tokens said twice."""
+    bos = runner.config.bos_token_id
+    ids = repeated_tokens(runner.config.vocab_size, 1, 100, seed=0, bos=bos)[0]
+    return ranks(getattr(head_scores(runner, prompt=ids.tolist()), kind), heads)
+
+
+def years(runner: Runner) -> Sequence[float]:
+    """(1,) probability of later years minus that of earlier ones, mean over the prompts."""
+    return [float(np.mean([at(_last_logits(runner, ids)[None]) for ids, _, at in _years(runner)]))]
+
+
+def years_patching(runner: Runner, *, over: str, places: Sequence[Head]) -> Sequence[float]:
+    """Ranks by how far `years` falls with a head's z, or a layer's MLP, at the last position as it
+    is after the year 01. An MLP's place is (layer, 0)."""
+    falls = []
+    for ids, ids_01, at in _years(runner):
+        found = activation_patching(runner, ids_01, ids, metric=at, over=over, positions=[-1])
+        falls.append((found.corrupt - found.values).reshape(runner.config.n_layer, -1))
+    return ranks(np.mean(falls, axis=0), places)
+
+
+def copying(runner: Runner, *, head: Head) -> Sequence[float]:
+    """(1,) a head's copying score, from -1 to 1."""
+    return [float(copying_score(cast("TorchRunner", runner)).scores[head])]
+
+
+def ranks(scores: Floats, places: Sequence[Head]) -> Sequence[float]:
+    """Rank of each place by scores (layer, head), 1 for the largest; NaN counts against."""
+    return [1 + int((~(scores <= scores[place])).sum()) for place in places]
+
+
+def _ids(runner: Runner, text: str) -> list[int]:
+    """Token ids with the BOS in front."""
+    if runner.config.bos_token_id is None:
+        raise InputError(f"{runner.source} has no BOS token in its config")
+    return [runner.config.bos_token_id, *encode(runner, text)]
+
+
+def _singles(runner: Runner, *tokens: str) -> list[int]:
+    if runner.tokenizer is None:
+        raise InputError(f"{runner.source} has no tokenizer to look tokens up")
+    return [runner.tokenizer.single(token) for token in tokens]
+
+
+def _last_logits(runner: Runner, ids: Sequence[int], edits: Sequence[Edit] = ()) -> Floats:
+    """(vocab,) after the last token, in float64."""
+    run = runner.run(ids, edits=edits, last_only=True)
+    return np.asarray(run.logits[0, -1], np.float64)
+
+
+def _both_ways() -> Iterator[tuple[tuple[str, str, str], tuple[str, str, str]]]:
+    """Each IOI prompt with the one of the same template that has the names exchanged."""
+    for i in range(0, len(IOI), 2):
+        yield IOI[i], IOI[i + 1]
+        yield IOI[i + 1], IOI[i]
+
+
+def _years(runner: Runner) -> Iterator[tuple[list[int], list[int], Callable[[Floats], Floats]]]:
+    """Prompt, the same with the year 01, and the metric: logits (batch, vocab) -> (batch,)."""
+    if runner.tokenizer is None:
+        raise InputError(f"{runner.source} has no tokenizer to write years with")
+    data = greater_than(runner.tokenizer, 8)
+    for i, texts in enumerate(zip(data.prompts, data.corrupt, strict=True)):
+        ids, ids_01 = (_ids(runner, text) for text in texts)
+        right, wrong = list(data.right_ids[i]), list(data.wrong_ids[i])
+        yield ids, ids_01, partial(_later, right=right, wrong=wrong)
+
+
+def _later(logits: Floats, right: list[int], wrong: list[int]) -> Floats:
+    p: Floats = np.exp(log_softmax(logits))
+    out: Floats = p[:, right].sum(-1) - p[:, wrong].sum(-1)
+    return out

@@ -1,0 +1,225 @@
+"""Published facts about gpt2 (124M), measured again on the model at hand.
+
+Numbers are of the raw model in float32, with `<|endoftext|>` in front of every prompt. What is
+published about heads in words or pictures is checked by rank: among all heads, by a measurement
+that is stated, the named ones come early. How early is our choice, and is given with its reason.
+
+Not checked: that copying what was predicted before explains 76.9 % of head 10.7 (McDougall et al.
+2023), which needs a sample of web text; and heads 5.8 and 5.9 of the IOI circuit, which do little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from gpt2kit.config import GPT2Config
+from gpt2kit.errors import EditError, GPT2KitError, TapError
+from gpt2kit.runner import Runner
+from probes.fact_measures import (
+    IOI,
+    attention_ranks,
+    copying,
+    ioi_attribution,
+    ioi_differences,
+    ioi_mean,
+    ioi_patching,
+    ioi_share,
+    loss,
+    matching_ids,
+    probabilities,
+    token_ids,
+    years,
+    years_patching,
+)
+from probes.facts_report import Checked, Fact, FactsReport
+
+# What an exported file must carry for every fact that needs no weights.
+TAPS = ("blocks.*.pattern", "blocks.*.z", "blocks.*.mlp_out")
+EDITS = ("blocks.*.z", "blocks.*.mlp_out")
+
+
+class NotTheRealModel(GPT2KitError):
+    """The published facts were asked of a model that is not gpt2."""
+
+    exit_code = 3
+
+
+def check_facts(
+    runner: Runner,
+    facts: Sequence[Fact] | None = None,
+    *,
+    on_fact: Callable[[Checked], None] | None = None,
+) -> FactsReport:
+    """Measure each fact; by default all of FACTS, which only the real gpt2 is asked for.
+
+    on_fact: called with each as soon as it is known.
+    Facts that an exported file cannot answer, for want of weights or of TAPS and EDITS, are
+    skipped. Raises NotTheRealModel if no facts are given and `runner` is not gpt2.
+    """
+    if facts is None:
+        if unlike := _unlike_gpt2(runner):
+            raise NotTheRealModel(
+                f"{runner.source} is not gpt2 (124M): {unlike}; the published facts are about that "
+                "one, so name gpt2 or a folder with its weights"
+            )
+        facts = FACTS
+    rows = []
+    for fact in facts:
+        rows.append(_check(runner, fact))
+        if on_fact is not None:
+            on_fact(rows[-1])
+    return FactsReport(str(runner.source), runner.dtype, tuple(rows))
+
+
+def is_real_gpt2(runner: Runner) -> bool:
+    """Whether this is gpt2 (124M): its sizes, its vocabulary, and about its loss on a text.
+
+    A random, or much changed, model of the same sizes is not; a quantised gpt2 is.
+    """
+    return not _unlike_gpt2(runner)
+
+
+def _unlike_gpt2(runner: Runner) -> str:
+    """What tells a model from gpt2, or ""."""
+    real = GPT2Config()
+    for name in ("n_layer", "n_embd", "n_head", "n_positions", "vocab_size", "bos_token_id"):
+        if (has := getattr(runner.config, name)) != getattr(real, name):
+            return f"its {name} is {has}, not {getattr(real, name)}"
+    if runner.tokenizer is None or runner.tokenizer.encode(" Mary") != [MARY]:
+        return "its vocabulary is another, or missing"
+    found = loss(runner, text=HELLO)[0]
+    # Weights of 4 bits move it by less than this; random ones give about ln(50257) = 10.8.
+    if not abs(found - LOSS) < 0.25:
+        return f"its loss on {HELLO!r} is {found:.2f}, not {LOSS:.2f}"
+    return ""
+
+
+def _check(runner: Runner, fact: Fact) -> Checked:
+    if fact.needs_weights and not hasattr(runner, "model"):
+        return Checked(fact, (), "needs weights, which an exported file does not give")
+    try:
+        return Checked(fact, tuple(float(x) for x in fact.measure(runner)))
+    except (TapError, EditError) as error:
+        return Checked(fact, (), str(error))
+
+
+def _ranked(
+    name: str, source: str, measure: Callable[..., Sequence[float]], names: str, first: int,
+    reason: str, *, needs_weights: bool = False, argument: str = "heads", **options: Any,
+) -> Fact:  # fmt: skip
+    """names: "9.9 10.0", layer.head, or layers alone; each is claimed to be among the `first`."""
+    parts = [name.partition(".") for name in names.split()]
+    places = [(int(layer), int(head or 0)) for layer, _, head in parts]
+    return Fact(
+        name=name, source=source, measure=partial(measure, **{argument: places}, **options),
+        labels=tuple(f"rank of {name}" for name in names.split()),
+        claimed=(float(first),) * len(parts), at_most=True, reason=reason,
+        needs_weights=needs_weights,
+    )  # fmt: skip
+
+
+def _looking(name: str, source: str, kind: str, names: str, first: int) -> Fact:
+    why = f"other heads do it too; which leads depends on the tokens drawn; first {first} of 144"
+    return _ranked(name, source, attention_ranks, names, first, why, kind=kind)
+
+
+HELLO, LOSS = "Hello world!", 5.3318558
+MARY, JOHN = 5335, 1757
+MILK = "After John and Mary went to the store, John gave a bottle of milk to"
+DUTY = (
+    "No duty is imposed on the rich, rights of the poor is a hollow phrase...) "
+    "Enough languishing in custody. Equality"
+)
+DUTY_IDS = (
+    2949, 7077, 318, 10893, 319, 262, 5527, 11, 2489, 286, 262, 3595,
+    318, 257, 20596, 9546, 23029, 31779, 2786, 3929, 287, 10804, 13, 31428,
+)  # fmt: skip
+_VOCABULARY, _LENS = "gpt2's vocabulary", "TransformerLens tests"
+_DEMO = "TransformerLens 2.15.4, exploratory demo"
+_WANG, _OLSSON = "Wang et al. 2022, arXiv 2211.00593", "Olsson et al. 2022, arXiv 2209.11895"
+_HANNA, _MCDOUGALL = (
+    "Hanna et al. 2023, arXiv 2305.00586",
+    "McDougall et al. 2023, arXiv 2310.04625",
+)
+_ROUNDED = "published rounded, and float32 sums run in another order"
+
+FACTS: tuple[Fact, ...] = (
+    Fact(
+        name="token ids", source=_VOCABULARY, labels=("Mary", "John"),
+        measure=partial(token_ids, tokens=(" Mary", " John")), claimed=(MARY, JOHN),
+        reason="ids are exact",
+    ),
+    Fact(
+        name="'No duty is imposed …': tokens, and those that are as published", source=_VOCABULARY,
+        measure=partial(matching_ids, text=DUTY, ids=DUTY_IDS), labels=("tokens", "equal"),
+        claimed=(24, 24), reason="ids are exact",
+    ),
+    Fact(
+        name=f"loss on {HELLO!r}, nats", source=_LENS, measure=partial(loss, text=HELLO),
+        claimed=(LOSS,), tolerance=1e-4, digits=5, reason="float32 sums run in another order",
+    ),
+    Fact(
+        name="'… John gave a bottle of milk to': probabilities", source=_DEMO,
+        measure=partial(probabilities, prompt=MILK, tokens=(" Mary", " the", " John")),
+        labels=("Mary", "the", "John"), claimed=(0.7007, 0.0467, 0.0453), tolerance=2e-4, digits=4,
+        reason=_ROUNDED,
+    ),
+    Fact(
+        name="IOI: logit differences of the 8 prompts", source=_DEMO, measure=ioi_differences,
+        labels=tuple(right.strip() for _, right, _ in IOI),
+        claimed=(3.337, 3.202, 2.709, 3.797, 1.720, 5.281, 2.601, 5.767), tolerance=2e-3, digits=3,
+        reason=_ROUNDED,
+    ),
+    Fact(
+        name="IOI: their mean", source=_DEMO, measure=ioi_mean, claimed=(3.552,), tolerance=2e-3,
+        digits=3, reason=_ROUNDED,
+    ),
+    Fact(
+        name="IOI: their mean without head 9.9 at the end", source=_DEMO,
+        measure=partial(ioi_mean, without=(9, 9)), claimed=(2.917,), tolerance=0.02, digits=3,
+        reason="TransformerLens moves the values' bias to the output's, so that its zero leaves a "
+        "constant in; it nearly cancels between the two orders of names",
+    ),
+    _ranked(
+        "IOI: name movers, by direct attribution", _WANG, ioi_attribution, "9.9 10.0 9.6", 5,
+        "the paper's prompts are others, and backup name movers come near", sign=1,
+        needs_weights=True,
+    ),
+    _ranked(
+        "IOI: negative name movers, the same", _WANG, ioi_attribution, "10.7 11.10", 2,
+        "no other head is known to be as negative", sign=-1, needs_weights=True,
+    ),
+    _ranked(
+        "IOI: S-inhibition, by patching z", _WANG, ioi_patching, "7.3 7.9 8.6 8.10", 12,
+        "name movers, induction and duplicate-token heads matter as well; first 12 of 144",
+    ),
+    _looking("induction heads, repeated tokens", _OLSSON, "induction", "5.5 6.9 7.10 5.1 7.2", 7),
+    _looking("duplicate-token heads, the same", _WANG, "duplicate_token", "0.1 0.10 3.0", 10),
+    _looking("previous-token heads, the same", _WANG, "previous_token", "2.2 4.11", 10),
+    Fact(
+        name="greater-than: P(later) - P(earlier)", source=_HANNA, measure=years, claimed=(0.817,),
+        tolerance=0.15, digits=3,
+        reason="8 prompts with events and centuries of our own; published deviation: 0.193",
+    ),
+    _ranked(
+        "greater-than: MLPs, by patching in 01", _HANNA, years_patching, "8 9 10 11", 5,
+        "found there by paths, here in total; first 5 of 12", argument="places", over="mlp_out",
+    ),
+    _ranked(
+        "greater-than: heads, the same", _HANNA, years_patching,
+        "9.1 8.11 7.10 6.9 5.5 8.8 5.1", 15,
+        "found there by paths, here in total; first 15 of 144", argument="places", over="z",
+    ),
+    Fact(
+        name="copy suppression: what 10.7 adds to IOI", source=_MCDOUGALL,
+        measure=partial(ioi_share, head=(10, 7)), claimed=(0.0,), at_most=True, digits=3,
+        reason="the sign alone",
+    ),
+    Fact(
+        name="copy suppression: copying score of 10.7", source=_MCDOUGALL,
+        measure=partial(copying, head=(10, 7)), claimed=(0.0,), at_most=True, digits=3,
+        reason="the sign alone", needs_weights=True,
+    ),
+)  # fmt: skip
