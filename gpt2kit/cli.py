@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,7 +20,12 @@ from gpt2kit.cli_options import (
     model_options,
     runner_options,
 )
+from gpt2kit.cli_probes import COMMANDS
 from gpt2kit.errors import GPT2KitError, InputError
+
+if TYPE_CHECKING:
+    from gpt2kit.edits import Edit
+    from gpt2kit.runner import Runner
 
 
 class _Group(click.Group):
@@ -68,6 +73,14 @@ def main() -> None:
 @click.option("--top-p", default=1.0, show_default=True, help="Draw from this much probability.")
 @click.option("--seed", type=int, help="The same seed gives the same text.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="Stop before this; repeatable.")
+@click.option(
+    "--edit",
+    "edit_texts",
+    multiple=True,
+    metavar="EDIT",
+    help="e.g. 'blocks.9.z[head=9] = 0'; repeatable. Shows both texts side by side.",
+)
+@click.option("--lens", "with_lens", is_flag=True, help="Show where each token comes to lead.")
 @debug_option
 def generate(
     prompts: tuple[str, ...],
@@ -76,15 +89,32 @@ def generate(
     onnx_file: str | None,
     device: str,
     dtype: str,
+    edit_texts: tuple[str, ...],
+    with_lens: bool,
     **options: Any,
 ) -> None:
     """Continue a prompt.
 
-    '-' reads it from standard input; several prompts run as one batch.
+    '-' reads it from standard input; several prompts run as one batch. An edit is TAP[AXIS=WHERE]
+    = VALUE (or +=, -=, *=), a value a number, FILE.npy, or NUMBER * FILE.npy: see `gpt2kit taps`.
     """
+    from gpt2kit.edits import Edit
     from gpt2kit.runner import generate as run
 
     texts = [_text(prompt) for prompt in prompts]
+    edits = [Edit.parse(text) for text in edit_texts]
+    if len(texts) > 1 and (edits or with_lens):
+        raise InputError("--edit and --lens take one prompt at a time")
+    if with_lens:
+        _generate_with_lens(
+            _runner(model, revision, onnx_file, device, dtype), texts[0], edits, options
+        )
+        return
+    if edits:
+        _generate_edited(
+            _runner(model, revision, onnx_file, device, dtype), texts[0], edit_texts, options
+        )
+        return
     runner = _runner(model, revision, onnx_file, device, dtype)
     if len(texts) > 1:
         for text, new in zip(texts, run(runner, texts, **options), strict=True):
@@ -102,6 +132,40 @@ def generate(
 
     run(runner, texts[0], on_text=stream, **options)
     click.echo("" if started else click.style(texts[0], dim=True))
+
+
+def _generate_with_lens(
+    runner: Runner, prompt: str, edits: list[Edit], options: dict[str, Any]
+) -> None:
+    from rich.console import Console
+
+    from probes.generation import Step, generation_lens
+    from probes.generation_view import header, line
+
+    console, started = Console(highlight=False), False
+
+    def show(step: Step) -> None:
+        nonlocal started
+        if not started:  # after every check has passed
+            for text in header(runner.config.n_layer + 1):
+                console.print(text)
+            started = True
+        console.print(line(step), no_wrap=True, overflow="ellipsis", crop=True)
+
+    lens = generation_lens(runner, prompt, edits=edits, on_step=show, **options)
+    click.echo("\n" + click.style(prompt, dim=True) + lens.text)
+
+
+def _generate_edited(
+    runner: Runner, prompt: str, edits: tuple[str, ...], options: dict[str, Any]
+) -> None:
+    from rich.console import Console
+
+    from probes.edit_effect import edit_effect
+
+    with Console(stderr=True).status("generating"):
+        effect = edit_effect(runner, prompt, edits, **options)
+    Console(highlight=False).print(effect.render())
 
 
 @main.command()
@@ -347,6 +411,9 @@ def doctor() -> None:
     if not fine:
         sys.exit(1)
 
+
+for probe in COMMANDS:
+    main.add_command(probe)
 
 if __name__ == "__main__":
     main()

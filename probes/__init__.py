@@ -5,6 +5,7 @@ A few need weights or gradients and take a TorchRunner; their signatures say so.
 
 from __future__ import annotations
 
+from probes.ablation import Ablation, ablate
 from probes.attention import (
     AttentionPatterns,
     AttentionStatistics,
@@ -19,6 +20,7 @@ from probes.attribution import (
     direct_logit_attribution,
     input_attribution,
 )
+from probes.attribution_patching import attribution_patching, edge_attribution_patching
 from probes.circuits import (
     CircuitTokens,
     CopyingScores,
@@ -35,8 +37,11 @@ from probes.datasets import (
     repeated_tokens,
 )
 from probes.directions import Direction, Steered, mean_difference, pca_directions, steer
+from probes.edit_effect import EditEffect, edit_effect
+from probes.generation import GenerationLens, generation_lens
 from probes.lens import LogitLens, logit_lens
 from probes.linear_probes import LinearProbe, linear_probe
+from probes.metrics import Metric
 from probes.neurons import (
     NearestTokens,
     NeuronLens,
@@ -45,36 +50,50 @@ from probes.neurons import (
     neuron_lens,
     top_activating,
 )
+from probes.patching import Patching, activation_patching
+from probes.path_patching import Paths, path_patching
 from probes.single_head import HeadLens, head_lens
 from probes.trajectories import Trajectory, trajectory
 from probes.tuned import TunedLens, train_tuned_lens, tuned_lens
 from probes.weights import processed
 
 __all__ = [
+    "Ablation",
     "AttentionPatterns",
     "AttentionStatistics",
     "CircuitTokens",
     "CopyingScores",
     "DirectLogitAttribution",
     "Direction",
+    "EditEffect",
+    "GenerationLens",
     "GreaterThan",
     "HeadLens",
     "HeadScores",
     "InputAttribution",
     "LinearProbe",
     "LogitLens",
+    "Metric",
     "NearestTokens",
     "NeuronLens",
     "Pairs",
+    "Patching",
+    "Paths",
     "Steered",
     "TopActivating",
     "Trajectory",
     "TunedLens",
+    "ablate",
+    "activation_patching",
     "attention_patterns",
     "attention_statistics",
+    "attribution_patching",
     "copying_score",
     "direct_logit_attribution",
     "docstring_like",
+    "edge_attribution_patching",
+    "edit_effect",
+    "generation_lens",
     "greater_than",
     "head_lens",
     "head_scores",
@@ -86,6 +105,7 @@ __all__ = [
     "nearest_tokens",
     "neuron_lens",
     "ov_top_tokens",
+    "path_patching",
     "pca_directions",
     "processed",
     "qk_top_tokens",
