@@ -32,13 +32,21 @@ def leading(scores: Floats, n: int, most: bool = True) -> list[tuple[int, int, f
 def leaders(of: Result, columns: Mapping[str, tuple[Floats, bool]]) -> RenderableType:
     """Five heads a column, as `layer.head score`. columns: name -> (scores, whether most leads)."""
     table = Table(*columns)
-    cells = [
-        [f"{layer}.{head}  {score:.2f}" for layer, head, score in leading(scores, 5, most)]
-        for scores, most in columns.values()
-    ]
+    cells = [_aligned(leading(scores, 5, most)) for scores, most in columns.values()]
     for row in range(max(map(len, cells))):
         table.add_row(*(column[row] if row < len(column) else "" for column in cells))
     return Group(Text(repr(of)), table)
+
+
+def _aligned(heads: list[tuple[int, int, float]]) -> list[str]:
+    """`layer.head score`, score under score."""
+    names = [f"{layer}.{head}" for layer, head, _ in heads]
+    scores = [f"{score:.2f}" for *_, score in heads]
+    widths = [max(map(len, part), default=0) for part in (names, scores)]
+    return [
+        f"{name:<{widths[0]}}  {score:>{widths[1]}}"
+        for name, score in zip(names, scores, strict=True)
+    ]
 
 
 class Grid:
@@ -56,16 +64,14 @@ class Grid:
         starts = np.arange(0, n, step)
         sums = np.add.reduceat(np.add.reduceat(self.of.pattern, starts, 1), starts, 0)
         values = sums / np.diff([*starts, n])[:, None]
-        unit = "in percent" if cell == 3 else f"shades {SHADES[1:]} from 0 to 1"
-        taken = f", {step} tokens a cell" if step > 1 else ""
-        head = f"head {self.of.layer}.{self.of.head}"
-        yield Text.assemble(
-            (head, "bold"), f"  {self.of.source}  rows look at columns, {unit}{taken}"
-        )
+        head, unit = f"head {self.of.layer}.{self.of.head}", ", in percent" if cell == 3 else ""
+        yield Text.assemble((head, "bold"), f"  {self.of.source}  rows look at columns{unit}")
+        if cell == 1:
+            taken = f", {step} tokens a cell" if step > 1 else ""
+            yield Text(f"shades {SHADES[1:]} from 0 to 1{taken}")
         for row, start in enumerate(starts):
-            line = Text(
-                _fit(f"{start:>4} {_visible(self.of.tokens[start])}", LABEL), "dim", no_wrap=True
-            )
+            label = _fit(f"{start:>4} {_visible(self.of.tokens[start])}", LABEL - 1)
+            line = Text(f"{label} ", "dim", no_wrap=True)
             for value in values[row, : row + 1]:
                 line.append(_cell(float(value), cell), _style(float(value), cell))
             yield line

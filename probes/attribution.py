@@ -110,7 +110,8 @@ class DirectLogitAttribution(_Asked):
         for column in ("for", "", "against", ""):
             table.add_column(column, justify="left" if column else "right", no_wrap=True)
         for most, least in zip(ranked[: -STRONGEST - 1 : -1], ranked[:STRONGEST], strict=True):
-            table.add_row(*_cells(most, most[0] > 0), *_cells(least, least[0] < 0))
+            if most[0] > 0 or least[0] < 0:
+                table.add_row(*_cells(most, most[0] > 0), *_cells(least, least[0] < 0))
         count = f"the strongest of {len(parts)} parts, which sum to {parts.sum():+.3f}"
         return Group(
             *self._header("direct logit attribution"), "", table, Text(count, "dim"), "",

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 from rich.console import Console, RenderableType
+from rich.text import Text
 
 
 class Result:
@@ -19,7 +20,7 @@ class Result:
 
     def render(self) -> RenderableType:
         """What rich prints; by default one line."""
-        return repr(self)
+        return Text(repr(self))
 
     def to_dict(self) -> dict[str, Any]:
         """Field -> plain data; arrays become nested lists, NaN and infinities None."""

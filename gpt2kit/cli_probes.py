@@ -1,0 +1,268 @@
+"""The commands of the probes: heads, attn, attribute, patch, ablate, facts."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+from gpt2kit.cli_options import _given, _options, _runner, _text, debug_option, runner_options
+from gpt2kit.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.status import Status
+
+    from gpt2kit.torch_runner import TorchRunner
+    from probes.metrics import Metric
+    from probes.result import Result
+
+output_options = _options(
+    click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+    debug_option,
+)
+bos_option = click.option("--bos", is_flag=True, help="Put <|endoftext|> in front.")
+metric_options = _options(
+    click.option("--target", required=True, metavar="TOKEN", help="The right answer, ' Mary'."),
+    click.option(
+        "--foil", metavar="TOKEN", help="The wrong one; without it, log-probability is measured."
+    ),
+)
+
+
+@click.command()
+@click.option("--prompt", metavar="TEXT", help="Score on this text; '-' reads standard input.")
+@click.option("--length", default=50, show_default=True, help="Random tokens to say twice.")
+@runner_options
+@output_options
+def heads(prompt: str | None, length: int, as_json: bool, **engine: Any) -> None:
+    """Show which heads do what.
+
+    How much each head looks at the token before, at copies, after copies (induction), on random
+    tokens said twice or on a text; and, where the weights are at hand, whether it copies.
+    """
+    from rich.console import Group
+
+    from probes.attention import head_scores
+    from probes.circuits import copying_score
+
+    if prompt is not None and _given("length"):
+        raise InputError("--length does not go with --prompt, which has its own")
+    text = None if prompt is None else _text(prompt)
+    with _status() as status:
+        runner = _runner(**engine)
+        status.update("looking at every head")
+        scores = head_scores(runner, prompt=text, length=length)
+        copying = None
+        if engine["onnx_file"] is None:
+            status.update("reading every head's weights")
+            copying = copying_score(cast("TorchRunner", runner))
+    if as_json:
+        _json({**scores.to_dict(), "copying": copying and copying.to_dict()["scores"]})
+    else:
+        _print(scores.render() if copying is None else Group(scores.render(), "", copying.render()))
+
+
+@click.command()
+@click.argument("prompt")
+@click.option("--layer", required=True, type=int, help="From 0; negative from the end.")
+@click.option("--head", required=True, type=int, help="From 0.")
+@bos_option
+@runner_options
+@output_options
+def attn(prompt: str, layer: int, head: int, bos: bool, as_json: bool, **engine: Any) -> None:
+    """Show where one head looks.
+
+    '-' reads the prompt from standard input.
+    """
+    from probes.attention import attention_patterns
+
+    text = _text(prompt)
+    with _status():
+        found = attention_patterns(_runner(**engine), text, layers=[layer], prepend_bos=bos)
+    _show(found.show(found.layers[0], head), as_json)
+
+
+@click.command()
+@click.argument("prompt")
+@click.option("--target", required=True, metavar="TOKEN", help="Whose logit, e.g. ' Mary'.")
+@click.option("--foil", metavar="TOKEN", help="Minus this one's.")
+@click.option("--by", default="component", show_default=True, help="component, head or neuron.")
+@click.option("--pos", default=-1, show_default=True, help="The target comes after this one.")
+@bos_option
+@runner_options
+@output_options
+def attribute(
+    prompt: str,
+    target: str,
+    foil: str | None,
+    by: str,
+    pos: int,
+    bos: bool,
+    as_json: bool,
+    **engine: Any,
+) -> None:
+    """Show which parts of the model a logit comes from.
+
+    '-' reads the prompt from standard input.
+    """
+    from probes.attribution import direct_logit_attribution
+
+    if engine["onnx_file"] is not None:
+        raise InputError("attribute needs weights and does not run on --onnx; give a --model")
+    text = _text(prompt)
+    with _status() as status:
+        runner = _runner(**engine)
+        status.update("attributing")
+        result = direct_logit_attribution(
+            cast("TorchRunner", runner),
+            text,
+            target=target,
+            foil=foil,
+            by=by,
+            position=pos,
+            prepend_bos=bos,
+        )
+    _show(result, as_json)
+
+
+@click.command()
+@click.option("--clean", required=True, metavar="PROMPT", help="Its values are put in.")
+@click.option("--corrupt", required=True, metavar="PROMPT", help="Run with them; as many tokens.")
+@metric_options
+@click.option(
+    "--over", default="resid_post", show_default=True, help="resid_post, z, mlp_out or attn_out."
+)
+@runner_options
+@output_options
+def patch(
+    clean: str,
+    corrupt: str,
+    target: str,
+    foil: str | None,
+    over: str,
+    as_json: bool,
+    **engine: Any,
+) -> None:
+    """Put one prompt's values into another's run.
+
+    Activation patching: place by place, how much of the clean prompt's answer comes back. '-' reads
+    a prompt from standard input.
+    """
+    from probes.patching import activation_patching
+
+    if clean == corrupt == "-":
+        raise InputError("--clean and --corrupt are both '-'; standard input holds one prompt")
+    texts = _text(clean), _text(corrupt)
+    with _status() as status:
+        runner = _runner(**engine)
+        status.update("patching")
+        result = activation_patching(runner, *texts, metric=_metric(target, foil), over=over)
+    _show(result, as_json)
+
+
+@click.command()
+@click.argument("prompt")
+@metric_options
+@click.option("--over", default="z", show_default=True, help="z, mlp_out or attn_out.")
+@click.option("--kind", default="zero", show_default=True, help="zero, mean or resample.")
+@click.option(
+    "--reference", multiple=True, metavar="TEXT", help="Mean of this, draw from this; repeatable."
+)
+@runner_options
+@output_options
+def ablate(
+    prompt: str,
+    target: str,
+    foil: str | None,
+    over: str,
+    kind: str,
+    reference: tuple[str, ...],
+    as_json: bool,
+    **engine: Any,
+) -> None:
+    """Take out each head and see what it was good for.
+
+    Or each layer's part, with --over mlp_out or attn_out. Put in instead: nothing; a mean over the
+    positions of the prompt, or of --reference; or the values of a --reference (resample). '-'
+    reads the prompt from standard input.
+    """
+    from probes.ablation import ablate as run
+
+    if reference and kind == "zero":
+        raise InputError("--reference does not go with --kind zero, which puts nothing in")
+    text, others = _text(prompt), [_text(other) for other in reference]
+    with _status() as status:
+        runner = _runner(**engine)
+        status.update("ablating")
+        result = run(
+            runner,
+            text,
+            metric=_metric(target, foil),
+            over=over,
+            kind=kind,
+            reference=others or None,
+        )
+    _show(result, as_json)
+
+
+@click.command()
+@runner_options
+@output_options
+def facts(as_json: bool, **engine: Any) -> None:
+    """Check published facts about gpt2.
+
+    The exit code is 1 if one does not hold, 3 if the model is not the real gpt2.
+    """
+    from rich.text import Text
+
+    from probes.facts import check_facts
+
+    with _status() as status:
+        runner = _runner(**engine)
+        status.update("checking facts")
+        report = check_facts(runner, on_fact=lambda fact: status.update(Text(repr(fact))))
+    _show(report, as_json)
+    if not report.passed:
+        sys.exit(1)
+
+
+COMMANDS = (heads, attn, attribute, patch, ablate, facts)
+
+
+def _metric(target: str, foil: str | None) -> Metric:
+    from probes.metrics import Metric
+
+    return Metric.logprob(target) if foil is None else Metric.logit_diff(target, foil)
+
+
+@contextmanager
+def _status() -> Iterator[Status]:
+    """What goes on, on standard error if that is a terminal."""
+    from rich.console import Console
+
+    with Console(stderr=True).status("loading the model") as status:
+        yield status
+
+
+def _show(result: Result, as_json: bool) -> None:
+    if as_json:
+        _json(result.to_dict())
+    else:
+        _print(result.render())
+
+
+def _json(data: dict[str, Any]) -> None:
+    import json
+
+    text = json.dumps(data, ensure_ascii=False, indent=1, allow_nan=False)
+    click.echo(text.encode())  # UTF-8 whatever the terminal speaks
+
+
+def _print(what: RenderableType) -> None:
+    from rich.console import Console
+
+    Console(highlight=False).print(what)
