@@ -59,11 +59,7 @@ def check_facts(
     skipped. Raises NotTheRealModel if no facts are given and `runner` is not gpt2.
     """
     if facts is None:
-        if unlike := _unlike_gpt2(runner):
-            raise NotTheRealModel(
-                f"{runner.source} is not gpt2 (124M): {unlike}; the published facts are about that "
-                "one, so name gpt2 or a folder with its weights"
-            )
+        require_gpt2(runner)
         facts = FACTS
     rows = []
     for fact in facts:
@@ -71,6 +67,15 @@ def check_facts(
         if on_fact is not None:
             on_fact(rows[-1])
     return FactsReport(str(runner.source), runner.dtype, tuple(rows))
+
+
+def require_gpt2(runner: Runner) -> None:
+    """Raise NotTheRealModel, which says why, unless this is gpt2 (124M)."""
+    if unlike := _unlike_gpt2(runner):
+        raise NotTheRealModel(
+            f"{runner.source} is not gpt2 (124M): {unlike}; the published facts are about that "
+            "one, so name gpt2 or a folder with its weights"
+        )
 
 
 def is_real_gpt2(runner: Runner) -> bool:

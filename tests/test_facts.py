@@ -370,6 +370,7 @@ def test_recorded_facts_hold_on_torch(bundled):
     assert not check_facts(bundled, [wrong, *RECORDED]).passed
 
 
+@pytest.mark.slow
 def test_recorded_facts_hold_on_an_exported_file_and_the_rest_says_why_not(
     bundled, tmp_path_factory
 ):
