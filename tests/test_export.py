@@ -1,6 +1,7 @@
 """What `export_onnx` writes, for whom it must run, and that a failure leaves nothing behind."""
 
 import errno
+import hashlib
 import json
 import os
 import subprocess
@@ -22,7 +23,7 @@ import exporters.onnx_export
 import gpt2kit
 from exporters import export_onnx, open_onnx
 from exporters.parity import Report
-from exporters.tracing import Plan, trace
+from exporters.tracing import Plan, describe, trace
 from gpt2kit import GPT2Config, TorchRunner
 from gpt2kit.errors import ExportError, ParityError, TapError
 from gpt2kit.runner import Source
@@ -190,7 +191,12 @@ def test_metadata_says_what_the_file_is(exported):
     assert json.loads(metadata.pop("gpt2kit.taps")) == list(tap_axes(SMALL.n_layer))
     parity = json.loads(metadata.pop("gpt2kit.parity"))
     assert parity["passed"] is True
-    assert parity["worst"].keys() >= {"logits", "present.1.key", "blocks.1.z"}
+    proof = (path.parent / "tiny.onnx.parity.json").read_bytes()
+    assert metadata.pop("gpt2kit.parity_sha256") == hashlib.sha256(proof).hexdigest()
+    worst = json.loads(proof)["worst"]
+    assert worst.keys() >= {"logits", "present.1.key", "blocks.1.z"}
+    assert parity["worst"][0] in worst
+    assert json.loads(metadata.pop("gpt2kit.ln_f")) == ["ln_f.weight", "ln_f.bias"]
     assert metadata == {
         "gpt2kit.model": "tiny",
         "gpt2kit.revision": "",
@@ -205,7 +211,11 @@ def test_metadata_says_what_the_file_is(exported):
 def test_files_beside_the_model_are_read_by_other_libraries(exported):
     runner, path = exported()
     assert sorted(file.name for file in path.parent.iterdir()) == [
-        *("config.json", "generation_config.json", "tiny.onnx", "tokenizer.json")
+        "config.json",
+        "generation_config.json",
+        "tiny.onnx",
+        "tiny.onnx.parity.json",
+        "tokenizer.json",
     ]
     config = transformers.GPT2Config.from_pretrained(path.parent)
     assert GPT2Config.from_hf(config.to_dict()) == runner.config
@@ -476,9 +486,7 @@ def test_a_failed_gate_leaves_nothing(folder, traced, monkeypatch):
 
 def test_the_gate_sees_a_wrong_trace(folder, traced, monkeypatch):
     runner, program = traced
-    exporters.onnx_export._describe(
-        program, runner, (), "portable", "float32", None, 23
-    )  # names the weights
+    describe(program, runner, Plan(), runner.model)  # names the weights
     value = program.model.graph.initializers["h.0.mlp.c_fc.bias"]
     wrong = onnx_ir.tensor(value.const_value.numpy() + np.float32(0.1))
     monkeypatch.setattr(value, "const_value", wrong)
