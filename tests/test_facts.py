@@ -146,11 +146,11 @@ def test_differences_are_of_the_two_names_with_and_without_a_head(runner, by_tor
         z[:, -1, 2] = 0
         return z
 
-    cut = [difference(by_torch, *case, edits={"blocks.1.z": zeroed}) for case in IOI]
+    cut = [difference(by_torch, *case, edits={"blocks.0.z": zeroed}) for case in IOI]
     assert np.abs(np.array(want) - cut).min() > 1e-3
-    close(fact_measures.ioi_differences(runner, without=(1, 2)), cut)
-    close(fact_measures.ioi_mean(runner, without=(1, 2)), [np.mean(cut)])
-    close(fact_measures.ioi_share(runner, head=(1, 2)), [np.mean(want) - np.mean(cut)])
+    close(fact_measures.ioi_differences(runner, without=(0, 2)), cut)
+    close(fact_measures.ioi_mean(runner, without=(0, 2)), [np.mean(cut)])
+    close(fact_measures.ioi_share(runner, head=(0, 2)), [np.mean(want) - np.mean(cut)])
 
 
 def test_attribution_ranks_what_each_head_writes(by_torch):
