@@ -57,6 +57,7 @@ class Side:
 OURS, LLAMA, CT2 = "gpt2kit", "llama.cpp", "ctranslate2"
 SIDES = {
     "gpt2kit fp32": Side(OURS, OURS, "fp32/model.onnx"),
+    "gpt2kit fp32, hooked": Side(OURS, OURS, "hooked/model.onnx"),  # with residual taps and edits
     "gpt2kit int8": Side(OURS, OURS, "int8/model.onnx"),
     "gpt2kit int4": Side(OURS, OURS, "int4/model.onnx"),
     "gpt2kit int4-all": Side(OURS, OURS, "int4-all/model.onnx"),
@@ -131,6 +132,14 @@ LINES = [
         "logit lens, all layers, 128 positions (torch)", "gpt2kit torch", {"TransformerLens": 2.0},
         {"do": "lens"}, 128,
     ),
+    Line(
+        "logit lens, all layers, 128 positions (ONNX)", "gpt2kit fp32, hooked",
+        {"gpt2kit torch": None, "TransformerLens": None}, {"do": "lens"}, 128,
+    ),
+    Line(
+        "all residual taps of 512 tokens", "gpt2kit fp32, hooked", {"TransformerLens": 2.5},
+        {"do": "forward", "taps": True}, 512,
+    ),
 ]  # fmt: skip
 
 
@@ -166,8 +175,12 @@ class Bench:
             folder = self.work / side.path.split("/")[0]
             folder.mkdir(exist_ok=True)
             if side.env == OURS:
-                kind = None if folder.name == "fp32" else folder.name
-                export_onnx(load(checkpoint, device="cpu"), path, profile="fused", quantize=kind)
+                kind = folder.name if folder.name.startswith("int") else None
+                names = "*.resid_*" if folder.name == "hooked" else ()
+                export_onnx(
+                    load(checkpoint, device="cpu"), path, profile="fused", quantize=kind,
+                    taps=names, edits=names,
+                )  # fmt: skip
             else:
                 convert = [self.python(side.env), str(WORKER), "convert", side.engine]
                 subprocess.run([*convert, str(checkpoint), str(folder)], check=True)
@@ -231,6 +244,9 @@ def prompt(tokens: int, batch: int = 1) -> list[list[int]]:
     return drawn
 
 
+# Multiply-adds of a lens: 13 rows of 128 positions through the unembedding, and the layers below.
+LENS_PRODUCTS = 128 * (13 * 50257 * 768 + 12 * 12 * 768**2)
+
 HEADER = (
     "| | ours | ms | theirs | ms | times as fast (range) | wanted |\n|---|---|---|---|---|---|---|"
 )
@@ -268,6 +284,58 @@ def long_context(bench: Bench) -> list[str]:
         short, long = (bench.ask("gpt2kit fp32", decode(20), prompt(n)) for n in (100, 1000))
         over.append(long / short)
     return [figure("fp32 decode at 1000 positions over at 100", over, 1.35)]
+
+
+def taps_cost(bench: Bench) -> list[str]:
+    """A forward pass of 512 tokens with all residual taps over one of the plain file."""
+    over, ids = [], prompt(512)
+    for _ in range(bench.rounds):
+        plain = bench.ask("gpt2kit fp32", {"do": "forward", "taps": False}, ids)
+        over.append(bench.ask("gpt2kit fp32, hooked", {"do": "forward", "taps": True}, ids) / plain)
+    return [figure("all residual taps over none, 512 tokens", over, 1.1)]
+
+
+def generation_cost(bench: Bench) -> list[str]:
+    """A generated token with a steering edit, or with a lens, over one without."""
+    rows = []
+    for side in ("gpt2kit fp32, hooked", "gpt2kit torch"):
+        for how, most in (("edited", 1.05), ("lens", 1.5)):
+            over = []
+            for _ in range(bench.rounds):
+                took = [
+                    bench.ask(side, {"do": "generate", "steps": 24, "how": kind}, prompt(128))
+                    for kind in ("plain", how)
+                ]
+                over.append(took[1] / took[0])
+            rows.append(figure(f"a token {how} over a plain one, {side}", over, most))
+    return rows
+
+
+def lens_limit(bench: Bench) -> list[str]:
+    """A lens of 128 positions over its multiply-adds at the speed of a large product on torch."""
+    import torch
+
+    torch.set_num_threads(bench.threads)
+    a, b = torch.rand(2048, 2048), torch.rand(2048, 2048)
+    rows = []
+    for side in ("gpt2kit fp32, hooked", "gpt2kit torch"):
+        over = []
+        for _ in range(bench.rounds):
+            best = min(_seconds(a, b) for _ in range(5))
+            limit = LENS_PRODUCTS * best / 2048**3
+            over.append(1e-3 * bench.ask(side, {"do": "lens"}, prompt(128)) / limit)
+        rows.append(figure(f"logit lens over the arithmetic limit, {side}", over, 1.3))
+    return rows
+
+
+def _seconds(a: Any, b: Any) -> float:
+    """Of a product, on oneDNN, by the operator that torch's compiler calls."""
+    import torch
+
+    start = time.perf_counter()
+    with torch.inference_mode():
+        torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+    return time.perf_counter() - start
 
 
 def resident(bench: Bench) -> list[str]:
@@ -362,7 +430,9 @@ def accuracy(bench: Bench) -> list[str]:
     return rows
 
 
-FIGURES: list[Callable[[Bench], list[str]]] = [floor, long_context, resident, lens_memory]
+FIGURES: list[Callable[[Bench], list[str]]] = [
+    floor, long_context, resident, lens_memory, taps_cost, generation_cost, lens_limit,
+]  # fmt: skip
 
 
 def main() -> None:

@@ -94,6 +94,31 @@ class Ours(Engine):
         probes = importlib.import_module("probes")
         return clock(lambda: probes.logit_lens(self.runner, ids[0], top_k=5))
 
+    def generate(self, ids: Array, steps: int, how: str) -> float:
+        """Median milliseconds of a generated token: how is "plain", "edited" (one steering edit) or
+        "lens" (each chosen token is read in every layer)."""
+        runner = importlib.import_module("gpt2kit.runner")
+        edits = importlib.import_module("gpt2kit.edits")
+        sampler = importlib.import_module("gpt2kit.sampling").Sampler(greedy=True)
+        config = self.runner.config
+        rows = ["blocks.0.resid_pre", *(f"blocks.{i}.resid_post" for i in range(config.n_layer))]
+
+        def read(run: Any, chosen: Array) -> None:
+            resid = np.stack([run.taps[row][0, -1] for row in rows])
+            self.runner.readout(resid, top_k=1, targets=chosen)
+
+        options: dict[str, Any] = {}
+        if how == "lens":
+            options = {"taps": rows, "watch": read}
+        if how == "edited":
+            vector = np.random.default_rng(0).standard_normal(config.n_embd)
+            options = {"edits": [edits.Edit.steer("blocks.6.resid_post", vector, 4.0)]}
+        tokens = runner.steps(
+            self.runner, ids, max_new_tokens=steps + 1, sampler=sampler, **options
+        )
+        next(tokens)  # the prompt
+        return statistics.median(clock(lambda: next(tokens)) for _ in range(steps))
+
 
 class OursOnTorch(Ours):
     """gpt2kit on torch."""

@@ -78,7 +78,7 @@ meet (INPUTS, int64[3] shape, int64[1] k, float[group, row, n] chosen, int64[gro
 }
 """
 _PRODUCT = "narrow = Gemm <transB = 1> (normed, piece) flat = Cast <to = 1> (narrow)"
-_SUMS = ["high", "z", "zx", "rx", "top", "top_ids", "above", "itself"]
+_SUMS = ["high", "z", "zx", "top", "top_ids", "above", "itself"]
 
 
 class ReadoutGraph:
@@ -123,9 +123,9 @@ class ReadoutGraph:
         self._quick = ort.RunOptions()
         self._quick.only_execute_path_to_fetches = True
 
-    def tile(self, resid: Floats, targets: Ints) -> OnnxTile:
-        """Residual vectors (group, row, d_model), targets (group, row, n)."""
-        return OnnxTile(self, resid, targets)
+    def tile(self, resid: Floats, targets: Ints, refers: bool) -> OnnxTile:
+        """Residual vectors (group, row, d_model), targets (group, row, n); see `OpenTile`."""
+        return OnnxTile(self, resid, targets, refers)
 
     def open(self, resid: Floats, targets: Ints) -> tuple[str, ort.OrtValue, Floats]:
         """What `meet` reads, its name first, and the targets' logits (rows, n)."""
@@ -140,23 +140,27 @@ class ReadoutGraph:
         value, chosen = binding.get_outputs()
         return ("flat" if self.pieces is None else name), value, chosen.numpy()
 
-    def meet(self, values: dict[str, ort.OrtValue], feeds: dict[str, NDArray[Any]]) -> list[Any]:
-        """The outputs _SUMS."""
+    def meet(
+        self, values: dict[str, ort.OrtValue], feeds: dict[str, NDArray[Any]], names: list[str]
+    ) -> dict[str, NDArray[Any]]:
+        """These outputs, and no more computed than they need."""
         binding = self._meet.io_binding()
         for name, value in values.items():
             binding.bind_ortvalue_input(name, value)
         for name, array in feeds.items():
             binding.bind_cpu_input(name, np.ascontiguousarray(array))
-        for name in _SUMS:
+        for name in names:
             binding.bind_output(name, "cpu")
-        self._meet.run_with_iobinding(binding)
-        return [value.numpy() for value in binding.get_outputs()]
+        self._meet.run_with_iobinding(binding, self._quick)
+        outputs = [value.numpy() for value in binding.get_outputs()]
+        return dict(zip(names, outputs, strict=True))
 
 
 class OnnxTile:
     """See `gpt2kit.readout.Tile`."""
 
-    def __init__(self, graph: ReadoutGraph, resid: Floats, targets: Ints) -> None:
+    def __init__(self, graph: ReadoutGraph, resid: Floats, targets: Ints, refers: bool) -> None:
+        self.names = [*_SUMS, *(["rx"] if refers else [])]
         self.graph, self.rows, self.count = graph, resid.shape[:2], targets.shape[-1]
         if not self.count:  # onnxruntime sums nothing wrongly: ask of one and leave it out
             targets = np.zeros((*self.rows, 1), np.int64)
@@ -179,7 +183,7 @@ class OnnxTile:
             "chosen": self._chosen,
             "places": np.where(inside, places, 0),
         }
-        found = dict(zip(_SUMS, self.graph.meet(values, feeds), strict=True))
+        found = self.graph.meet(values, feeds, self.names)
         # A target is not counted above itself, however its two products were rounded.
         over = inside & (found.pop("itself") > self._chosen)
         found["above"] = (found["above"].astype(np.int64) - over)[..., : self.count]

@@ -18,6 +18,9 @@ def session_options(threads: int | None) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors; they are raised as well
     options.intra_op_num_threads = threads or physical_cores()
+    # Threads wait for the next node by spinning; soon after a run they must leave the processor to
+    # the next one, which may be of another session: the readout of a step, while generating.
+    options.add_session_config_entry("session.intra_op.spin_duration_us", "200")
     return options
 
 

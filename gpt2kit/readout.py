@@ -48,7 +48,8 @@ class Piece:
     """What a tile of vectors has to say of one piece of the vocabulary; all (group, row, …).
 
     With x the logits, h the largest of them in the piece, and r, h_r those of the last group:
-    high: h. z: sum e^(x-h). zx: sum e^(x-h) (x-h). rx: sum e^(r-h_r) (x-h).
+    high: h. z: sum e^(x-h). zx: sum e^(x-h) (x-h). rx: sum e^(r-h_r) (x-h), if the last group is a
+    reference.
     top, top_ids: the largest logits, in any order, -inf where there are fewer.
     above: (group, row, targets) how many logits are larger than the target's.
     """
@@ -56,10 +57,10 @@ class Piece:
     high: Floats
     z: Floats
     zx: Floats
-    rx: Floats
     top: Floats
     top_ids: Ints
     above: Ints
+    rx: Floats | None = None
 
 
 class Tile(Protocol):
@@ -79,7 +80,8 @@ class Tile(Protocol):
         ...
 
 
-OpenTile = Callable[[Floats, Ints], Tile]  # (group, row, d_model), targets (group, row, n)
+# (group, row, d_model), targets (group, row, n), whether the last group is a reference
+OpenTile = Callable[[Floats, Ints, bool], Tile]
 
 
 def tiled(
@@ -103,15 +105,19 @@ def tiled(
     groups, reference = _grouped(resid, reference, config.n_embd)
     wanted = _targets(targets, shape, groups.shape[:2], config.vocab_size)
     count, rows = groups.shape[:2]
-    step = max(1, vectors // (count + (reference is not None)))
+    refers = reference is not None
+    # It rides along as one more group, for its logits are needed too; often it is the last one.
+    apart = reference is not None and not np.array_equal(reference, groups[-1])
+    step = max(1, vectors // (count + apart))
     found = []
     for start in range(0, rows, step):
         x, ids = groups[:, start : start + step], wanted[:, start : start + step]
-        if reference is not None:  # rides along as one more group, for its logits are needed too
+        if reference is not None and apart:
             x = np.concatenate([x, reference[None, start : start + step]])
             ids = np.concatenate([ids, ids[-1:]])
-        found.append(_stream(open_tile(x, ids), x.shape[:2], config.vocab_size, width, top_k))
-    left_out = {"kl"} if reference is None else set()
+        tile = open_tile(x, ids, refers)
+        found.append(_stream(tile, x.shape[:2], config.vocab_size, width, top_k))
+    left_out = set() if refers else {"kl"}
     if targets is None:
         left_out |= {"target_logprobs", "target_ranks"}
     merged = {}
@@ -164,7 +170,8 @@ def _stream(
     high, z_of, zx_of, rx_of = np.empty((4, len(starts), *rows))
     for i, start in enumerate(starts):
         piece = tile.meet(start, min(start + width, vocab), top)
-        high[i], z_of[i], zx_of[i], rx_of[i] = piece.high, piece.z, piece.zx, piece.rx
+        high[i], z_of[i], zx_of[i] = piece.high, piece.z, piece.zx
+        rx_of[i] = 0 if piece.rx is None else piece.rx
         ranks += piece.above
         _keep_top(top, top_ids, piece)
         del piece

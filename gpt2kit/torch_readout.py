@@ -10,7 +10,7 @@ from gpt2kit.model import GPT2, at_least_float32
 from gpt2kit.readout import Floats, Ints, Piece
 from gpt2kit.sampling import largest
 
-VECTORS = 256  # that meet the vocabulary together
+VECTORS = 1024  # that meet the vocabulary together
 FEW = 32  # vectors whose logits of the whole vocabulary are few enough: a lens of one position
 
 
@@ -42,8 +42,8 @@ def largest_logits(model: GPT2, x: Tensor, k: int) -> tuple[Floats, Ints]:
 class TorchTile:
     """See `gpt2kit.readout.Tile`; resid (group, row, d_model), targets (group, row, n)."""
 
-    def __init__(self, model: GPT2, resid: Tensor, targets: Tensor) -> None:
-        self.unembedding, self.targets = model.unembedding, targets
+    def __init__(self, model: GPT2, resid: Tensor, targets: Tensor, refers: bool) -> None:
+        self.unembedding, self.targets, self.refers = model.unembedding, targets, refers
         self.x = model.ln_f(resid)
         self._chosen = at_least_float32(self.x).new_empty(targets.shape)
         for group, (x, ids) in enumerate(zip(self.x, targets, strict=True)):
@@ -60,7 +60,8 @@ class TorchTile:
         found["above"] = self._above(x, self.targets - start)
         x -= high[..., None]
         weights, product = x.exp(), torch.empty_like(x)
-        found["rx"] = torch.mul(x, weights[-1], out=product).sum(-1)
+        if self.refers:
+            found["rx"] = torch.mul(x, weights[-1], out=product).sum(-1)
         found["zx"] = torch.mul(x, weights, out=product).sum(-1)
         found |= {"high": high, "z": weights.sum(-1)}
         return Piece(**{name: value.cpu().numpy() for name, value in found.items()})

@@ -238,9 +238,9 @@ class TorchRunner:
             width=width(resid.size // self.config.n_embd, self.device),
         )
 
-    def _tile(self, resid: Floats, targets: Ints) -> TorchTile:
+    def _tile(self, resid: Floats, targets: Ints, refers: bool) -> TorchTile:
         x = self._tensor(resid).to(self._dtype)
-        return TorchTile(self.model, x, self._tensor(targets))
+        return TorchTile(self.model, x, self._tensor(targets), refers)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(self.device)
