@@ -311,6 +311,19 @@ def generation_cost(bench: Bench) -> list[str]:
     return rows
 
 
+def head_sweep(bench: Bench) -> list[str]:
+    """Patching of all 12 x 12 heads, 16 tokens: one run a head over one sweep."""
+    ids = prompt(16, 2)
+    times: dict[bool, list[float]] = {}
+    for _ in range(bench.rounds):
+        for batched in (True, False):
+            took = bench.ask("gpt2kit torch", {"do": "sweep", "batched": batched}, ids)
+            times.setdefault(batched, []).append(took)
+    return [
+        row("patching 12 x 12 heads", "one sweep", times[True], "one run a head", times[False], 2.5)
+    ]
+
+
 def lens_limit(bench: Bench) -> list[str]:
     """A lens of 128 positions over its multiply-adds at the speed of a large product on torch."""
     import torch
@@ -462,6 +475,8 @@ def main() -> None:
                 say(*bench.compare(line))
         if chosen("load"):
             say(*loads(bench))
+        if chosen("head_sweep"):
+            say(*head_sweep(bench))
         say("", "| | ratio (range) | wanted |\n|---|---|---|")
         for measure in FIGURES:
             if chosen(measure.__name__):

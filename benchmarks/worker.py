@@ -129,6 +129,29 @@ class OursOnTorch(Ours):
         importlib.import_module("torch").set_num_threads(threads)
         self.runner = importlib.import_module("gpt2kit.torch_runner").load(path, device="cpu")
 
+    def sweep(self, ids: Array, batched: bool) -> float:
+        """Milliseconds to patch every head's z from the first prompt into the second: in one sweep,
+        or by one run a head."""
+        probes = importlib.import_module("probes")
+        edits = importlib.import_module("gpt2kit.edits")
+        clean, corrupt = ids
+        if batched:
+            metric = probes.Metric.logit_diff(5, 7)
+            return clock(
+                lambda: probes.activation_patching(
+                    self.runner, clean, corrupt, metric=metric, over="z"
+                )
+            )
+
+        def one_by_one() -> None:
+            taken = self.runner.run(clean, taps="blocks.*.z").taps
+            for tap, value in taken.items():
+                for head in range(value.shape[2]):
+                    edit = edits.Edit.replace(tap, value[:, :, head], head=head)
+                    self.runner.run(corrupt, edits=[edit], last_only=True)
+
+        return clock(one_by_one)
+
 
 class Torch(Engine):
     """What other engines on torch share."""
