@@ -19,8 +19,9 @@ from gpt2kit.taps import axes_of
 from probes.metrics import AnyMetric, as_metric, log_softmax
 from probes.patching import Places, sizes_of
 from probes.patching_view import Grid
+from probes.prompts import Prompt, prompt_ids
 from probes.result import Result
-from probes.sweep import Base, Measure, Prompt, Saving, block_taps, patched, token_ids, up_to
+from probes.sweep import Base, Measure, Saving, block_taps, patched, up_to
 
 KINDS = ("zero", "mean", "resample")
 
@@ -165,7 +166,7 @@ class _PutIn:
 
 
 def _rows(runner: Runner, prompts: str | Sequence[Prompt]) -> list[Ints]:
-    rows = [token_ids(runner, p) for p in ([prompts] if isinstance(prompts, str) else prompts)]
+    rows = [prompt_ids(runner, p) for p in ([prompts] if isinstance(prompts, str) else prompts)]
     if not rows:
         raise InputError("no prompts were given")
     return rows

@@ -17,11 +17,12 @@ from rich.text import Text
 
 from gpt2kit.errors import InputError
 from gpt2kit.readout import Floats, Ints
-from gpt2kit.runner import Runner, encode
+from gpt2kit.runner import Runner
 from gpt2kit.sampling import largest
 from probes.attention_view import Grid, leaders, leading
 from probes.datasets import repeated_tokens
 from probes.lens_view import _visible
+from probes.prompts import Prompt, prompt_ids, token_texts
 from probes.result import Result
 
 KINDS = ("previous_token", "duplicate_token", "induction", "first_token", "current_token")
@@ -155,7 +156,7 @@ class AttentionStatistics(Result):
 
 def attention_patterns(
     runner: Runner,
-    prompt: str | Sequence[int],
+    prompt: Prompt,
     *,
     layers: Sequence[int] | None = None,
     prepend_bos: bool = False,
@@ -171,15 +172,17 @@ def attention_patterns(
     if not chosen or any(not -n_layer <= i < n_layer for i in chosen):
         raise InputError(f"layers = {layers} must be some of 0 to {n_layer - 1}")
     chosen = [i % n_layer for i in chosen]
-    ids = _ids(runner, prompt, prepend_bos)
+    ids = prompt_ids(runner, prompt, prepend_bos=prepend_bos)
     patterns = np.stack([pattern[0] for _, pattern in _each(runner, ids[None], chosen)])
-    return AttentionPatterns(str(runner.source), ids, _tokens(runner, ids), tuple(chosen), patterns)
+    return AttentionPatterns(
+        str(runner.source), ids, token_texts(runner, ids), tuple(chosen), patterns
+    )
 
 
 def head_scores(
     runner: Runner,
     *,
-    prompt: str | Sequence[int] | None = None,
+    prompt: Prompt | None = None,
     length: int = 50,
     batch: int = 4,
     seed: int = 0,
@@ -194,7 +197,7 @@ def head_scores(
     """
     config, start = runner.config, 1
     if prompt is not None:
-        ids = _ids(runner, prompt)[None]
+        ids = prompt_ids(runner, prompt)[None]
         what = f"a text of {ids.shape[1]} tokens"
     elif 2 * length <= config.n_positions:
         ids, start = repeated_tokens(config.vocab_size, batch, length, seed=seed), length
@@ -212,12 +215,12 @@ def head_scores(
     return HeadScores(str(runner.source), what, **scores)
 
 
-def attention_statistics(runner: Runner, prompt: str | Sequence[int]) -> AttentionStatistics:
+def attention_statistics(runner: Runner, prompt: Prompt) -> AttentionStatistics:
     """Entropy and mean distance of each head's attention, averaged over the positions of a prompt.
 
     Raises InputError for a bad prompt, and for one of a single token.
     """
-    ids = _ids(runner, prompt)
+    ids = prompt_ids(runner, prompt)
     if len(ids) == 1:
         raise InputError("the prompt is one token, which can only look at itself; give more")
     apart = np.subtract.outer(np.arange(len(ids)), np.arange(len(ids)))  # (query, key)
@@ -227,7 +230,7 @@ def attention_statistics(runner: Runner, prompt: str | Sequence[int]) -> Attenti
         entropy.append(-(p * np.log(np.where(p > 0, p, 1))).sum(-1).mean(-1))
         distance.append((p * apart[1:]).sum(-1).mean(-1))
     return AttentionStatistics(
-        str(runner.source), _tokens(runner, ids), np.stack(entropy), np.stack(distance)
+        str(runner.source), token_texts(runner, ids), np.stack(entropy), np.stack(distance)
     )
 
 
@@ -260,21 +263,3 @@ def _each(runner: Runner, ids: Ints, layers: Sequence[int]) -> Iterator[tuple[in
         taps = runner.run(ids, taps=[f"blocks.{i}.pattern" for i in part], top_k=1).taps
         for i in part:
             yield i, taps[f"blocks.{i}.pattern"]
-
-
-def _ids(runner: Runner, prompt: str | Sequence[int], prepend_bos: bool = False) -> Ints:
-    """(N,) token ids of a prompt."""
-    ids = encode(runner, prompt) if isinstance(prompt, str) else [int(i) for i in prompt]
-    if not ids:
-        raise InputError("the prompt has no tokens; give at least one")
-    bos = runner.config.bos_token_id
-    if prepend_bos and bos is None:
-        raise InputError(f"{runner.source} has no BOS token in its config")
-    return np.array([bos, *ids] if prepend_bos else ids, np.int64)
-
-
-def _tokens(runner: Runner, ids: Ints) -> tuple[str, ...]:
-    """The text of each token, or its number where there is no tokenizer."""
-    if runner.tokenizer is None:
-        return tuple(str(i) for i in ids)
-    return tuple(runner.tokenizer.tokens(ids.tolist()))

@@ -9,7 +9,7 @@ Attribution for Deep Networks", arXiv 1703.01365.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +22,8 @@ from rich.text import Text
 
 from gpt2kit.errors import GPT2KitError, InputError
 from gpt2kit.readout import Floats, Ints
-from gpt2kit.runner import encode, prepare
 from gpt2kit.tokenizer import printable
+from probes.prompts import Prompt, index, prompt_ids, tokenizer_of
 from probes.result import Result
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ class InputAttribution(_Asked):
 
 def direct_logit_attribution(
     runner: TorchRunner,
-    prompt: str | Sequence[int],
+    prompt: Prompt,
     *,
     target: str,
     foil: str | None = None,
@@ -193,7 +193,8 @@ def direct_logit_attribution(
     """
     if by not in LEVELS:
         raise InputError(f"by = {by!r} is not one of {', '.join(LEVELS)}")
-    ids, at = _prompt(runner, prompt, position, prepend_bos)
+    ids = prompt_ids(runner, prompt, prepend_bos=prepend_bos)
+    at = index(position, len(ids))
     tokens = _tokens(runner, target, foil)
     heads, neurons = by != "component", by == "neuron"
     taps = ["embed", "pos_embed", "ln_f_scale"]
@@ -256,7 +257,7 @@ def _decompose(
 
 def input_attribution(
     runner: TorchRunner,
-    prompt: str | Sequence[int],
+    prompt: Prompt,
     *,
     target: str,
     foil: str | None = None,
@@ -280,7 +281,8 @@ def input_attribution(
         raise InputError(f"method = {method!r} is not one of {', '.join(METHODS)}")
     if steps < 1:
         raise InputError(f"steps = {steps} must be at least 1")
-    ids, at = _prompt(runner, prompt, position, prepend_bos)
+    ids = prompt_ids(runner, prompt, prepend_bos=prepend_bos)
+    at = index(position, len(ids))
     tokens = _tokens(runner, target, foil)
     points, shares = np.ones(1), np.ones(1)
     if method == "integrated_gradients":
@@ -332,46 +334,26 @@ def _gradients(
     return _double(number), _double((slope * embed).sum(-1))
 
 
-def _prompt(
-    runner: TorchRunner, prompt: str | Sequence[int], position: int, prepend_bos: bool
-) -> tuple[Ints, int]:
-    """Token ids (N,), and the position counted from 0."""
-    given = encode(runner, prompt) if isinstance(prompt, str) else list(prompt)
-    if prepend_bos:
-        if runner.config.bos_token_id is None:
-            raise InputError(f"{runner.source} has no BOS token in its config")
-        given = [runner.config.bos_token_id, *given]
-    rows = prepare(given, None, None, runner.config).ids
-    if len(rows) != 1:
-        raise InputError(f"{len(rows)} prompts given; attribution takes one at a time")
-    length = rows.shape[1]
-    if not -length <= position < length:
-        raise InputError(f"position = {position} does not lie in a prompt of {length} tokens")
-    return rows[0], position % length
-
-
 def _tokens(runner: TorchRunner, target: str, foil: str | None) -> list[int]:
     """Ids of the target, and of the foil if there is one."""
-    if runner.tokenizer is None:
-        raise InputError(f"{runner.source} has no tokenizer to name tokens with")
+    tokenizer = tokenizer_of(runner)
     if foil == target:
         raise InputError(
             f"target and foil are both {target!r}, whose difference is always 0; name two tokens"
         )
-    return [runner.tokenizer.single(text) for text in (target, foil) if text is not None]
+    return [tokenizer.single(text) for text in (target, foil) if text is not None]
 
 
 def _asked(
     runner: TorchRunner, ids: Ints, at: int, has_bos: bool, target: str, foil: str | None
 ) -> dict[str, Any]:
     """The fields of _Asked, but for `total`."""
-    assert runner.tokenizer is not None
     return {
         "source": str(runner.source),
         "dtype": runner.dtype,
         "has_bos": has_bos,
         "prompt_ids": ids,
-        "prompt_tokens": tuple(runner.tokenizer.tokens(ids.tolist())),
+        "prompt_tokens": tuple(tokenizer_of(runner).tokens(ids.tolist())),
         "position": at,
         "target": target,
         "foil": foil,

@@ -29,7 +29,8 @@ from probes.path_patching import (
     named,
     paths,
 )
-from probes.sweep import Pair, Prompt, Where, block_taps
+from probes.prompts import Prompt, Where
+from probes.sweep import Pair, block_taps
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -31,6 +31,7 @@ from gpt2kit.runner import Runner
 from gpt2kit.sampling import largest
 from gpt2kit.tokenizer import printable
 from probes.attention_view import leaders
+from probes.prompts import Token, token_id, token_texts
 from probes.result import Result
 
 if TYPE_CHECKING:
@@ -111,13 +112,13 @@ def copying_score(runner: TorchRunner) -> CopyingScores:
 
 
 def ov_top_tokens(
-    runner: TorchRunner, layer: int, head: int, token: str | int, *, top_k: int = 10
+    runner: TorchRunner, layer: int, head: int, token: Token, *, top_k: int = 10
 ) -> CircuitTokens:
     """The tokens that a head promotes when it looks at `token` alone: a row of OV, see above.
 
     Raises InputError for a head or token that is not there.
     """
-    w, row = _Weights(runner), _token_id(runner, token)
+    w, row = _Weights(runner), token_id(runner, token)
     _check_head(runner.config, layer, head)
     value, _ = w.head(layer, head, "v")
     read = (_normed(w.embedding[row], runner.config) * w.gain(layer)) @ value
@@ -126,14 +127,14 @@ def ov_top_tokens(
 
 
 def qk_top_tokens(
-    runner: TorchRunner, layer: int, head: int, token: str | int, *, top_k: int = 10
+    runner: TorchRunner, layer: int, head: int, token: Token, *, top_k: int = 10
 ) -> CircuitTokens:
     """The keys that a head looks for when `token` is the query: a row of QK, see above.
 
     Values are attention scores, scaled as the model does, without what positions add and up to
     one number for all keys. Raises InputError for a head or token that is not there.
     """
-    w, row = _Weights(runner), _token_id(runner, token)
+    w, row = _Weights(runner), token_id(runner, token)
     config = runner.config
     _check_head(config, layer, head)
     (query, bias), (key, _) = w.head(layer, head, "q"), w.head(layer, head, "k")
@@ -200,27 +201,11 @@ def _check_head(config: GPT2Config, layer: int, head: int) -> None:
         )
 
 
-def _token_id(runner: Runner, token: str | int) -> int:
-    if isinstance(token, str):
-        if runner.tokenizer is None:
-            raise InputError(f"{runner.source} has no tokenizer; give a token id")
-        return runner.tokenizer.single(token)
-    if not 0 <= token < runner.config.vocab_size:
-        raise InputError(
-            f"token id {token} is outside the vocabulary of {runner.config.vocab_size}"
-        )
-    return int(token)
-
-
 def _top(
     runner: Runner, circuit: str, layer: int, head: int, row: int, values: Floats, top_k: int
 ) -> CircuitTokens:
     if not 1 <= top_k <= len(values):
         raise InputError(f"top_k = {top_k} must be from 1 to {len(values)}, the vocabulary")
     best, ids = largest(values, top_k)
-    names = [str(i) for i in (row, *ids)]
-    if runner.tokenizer is not None:
-        names = runner.tokenizer.tokens([row, *ids])
-    return CircuitTokens(
-        str(runner.source), circuit, layer, head, names[0], ids, tuple(names[1:]), best
-    )
+    token, *tokens = token_texts(runner, np.array([row, *ids]))
+    return CircuitTokens(str(runner.source), circuit, layer, head, token, ids, tuple(tokens), best)

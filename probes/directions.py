@@ -19,9 +19,10 @@ from rich.text import Text
 from gpt2kit.edits import Edit, Where
 from gpt2kit.errors import InputError, TapError
 from gpt2kit.readout import Floats
-from gpt2kit.runner import Runner, encode, generate
+from gpt2kit.runner import Runner, generate
 from gpt2kit.taps import axes_of, resolve, resolve_one
 from gpt2kit.tokenizer import printable
+from probes.prompts import index, prompt_ids
 from probes.result import Result
 
 T = TypeVar("T")
@@ -159,13 +160,9 @@ def collect(
             raise TapError(f"{name} has axes {axes_of(name)}: it has no value at a position")
     if isinstance(prompts, str) or not len(prompts):
         raise InputError("prompts must be a list of at least one prompt")
-    rows = [encode(runner, p) if isinstance(p, str) else [int(i) for i in p] for p in prompts]
+    rows = [prompt_ids(runner, prompt).tolist() for prompt in prompts]
     short = min(range(len(rows)), key=lambda i: len(rows[i]))
-    if not -len(rows[short]) <= position < len(rows[short]):
-        raise InputError(
-            f"position {position} does not lie in prompt {short}, which has {len(rows[short])} "
-            "tokens"
-        )
+    index(position, len(rows[short]), where=f"prompt {short}")
     found: dict[str, list[Floats]] = {name: [] for name in names}
     for batch in batches(rows):
         run = runner.run(batch, taps=names, last_only=True, top_k=1)

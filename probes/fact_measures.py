@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from gpt2kit.edits import Edit
-from gpt2kit.errors import InputError
 from gpt2kit.readout import Floats
 from gpt2kit.runner import Runner, encode
 from probes.attention import head_scores
@@ -21,6 +20,7 @@ from probes.circuits import copying_score
 from probes.datasets import greater_than, repeated_tokens
 from probes.metrics import Metric, log_softmax
 from probes.patching import activation_patching
+from probes.prompts import prompt_ids, token_id, tokenizer_of
 
 if TYPE_CHECKING:
     from gpt2kit.torch_runner import TorchRunner
@@ -139,15 +139,12 @@ def ranks(scores: Floats, places: Sequence[Head]) -> Sequence[float]:
 
 def _ids(runner: Runner, text: str) -> list[int]:
     """Token ids with the BOS in front."""
-    if runner.config.bos_token_id is None:
-        raise InputError(f"{runner.source} has no BOS token in its config")
-    return [runner.config.bos_token_id, *encode(runner, text)]
+    ids: list[int] = prompt_ids(runner, text, prepend_bos=True).tolist()
+    return ids
 
 
 def _singles(runner: Runner, *tokens: str) -> list[int]:
-    if runner.tokenizer is None:
-        raise InputError(f"{runner.source} has no tokenizer to look tokens up")
-    return [runner.tokenizer.single(token) for token in tokens]
+    return [token_id(runner, token) for token in tokens]
 
 
 def _last_logits(runner: Runner, ids: Sequence[int], edits: Sequence[Edit] = ()) -> Floats:
@@ -165,9 +162,7 @@ def _both_ways() -> Iterator[tuple[tuple[str, str, str], tuple[str, str, str]]]:
 
 def _years(runner: Runner) -> Iterator[tuple[list[int], list[int], Callable[[Floats], Floats]]]:
     """Prompt, the same with the year 01, and the metric: logits (batch, vocab) -> (batch,)."""
-    if runner.tokenizer is None:
-        raise InputError(f"{runner.source} has no tokenizer to write years with")
-    data = greater_than(runner.tokenizer, 8)
+    data = greater_than(tokenizer_of(runner), 8)
     for i, texts in enumerate(zip(data.prompts, data.corrupt, strict=True)):
         ids, ids_01 = (_ids(runner, text) for text in texts)
         right, wrong = list(data.right_ids[i]), list(data.wrong_ids[i])

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from gpt2kit.errors import GPT2KitError, InputError
 from gpt2kit.readout import Floats, Ints, Readout
-from gpt2kit.runner import Runner, encode
+from gpt2kit.runner import Runner
+from probes.prompts import Prompt, Where, prompt_ids, select, tokenizer_of
 
 SITES = {"resid": "resid_post", "mid": "resid_mid", "attn": "attn_out", "mlp": "mlp_out"}
 QUANTITIES = ("prob", "logit", "rank", "entropy", "kl")
@@ -161,12 +162,12 @@ class LogitLens:
 
 def logit_lens(
     runner: Runner,
-    prompt: str | Sequence[int],
+    prompt: Prompt,
     *,
     top_k: int = 5,
     targets: str | Sequence[str] = (),
     sites: str = "resid",
-    positions: Sequence[int] | slice | None = None,
+    positions: Where = None,
     prepend_bos: bool = False,
 ) -> LogitLens:
     """Read the residual stream (or what is added to it) through ln_f and the unembedding.
@@ -185,15 +186,10 @@ def logit_lens(
     if isinstance(targets, str):
         targets = [targets]
     config = runner.config
-    ids = encode(runner, prompt) if isinstance(prompt, str) else [int(i) for i in prompt]
-    if runner.tokenizer is None:
-        raise InputError(f"{runner.source} has no tokenizer to name tokens with")
-    target_ids = [runner.tokenizer.single(text) for text in targets]
-    if prepend_bos:
-        if config.bos_token_id is None:
-            raise InputError(f"{runner.source} has no BOS token in its config")
-        ids = [config.bos_token_id, *ids]
-    columns = _columns(positions, len(ids))
+    ids = prompt_ids(runner, prompt, prepend_bos=prepend_bos)
+    tokenizer = tokenizer_of(runner)
+    target_ids = [tokenizer.single(text) for text in targets]
+    columns = select(positions, len(ids), "positions")
     last = config.n_layer - 1
     rows = [f"blocks.{i}.{SITES[sites]}" for i in range(config.n_layer)]
     if sites == "resid":
@@ -218,13 +214,13 @@ def logit_lens(
     assert read.target_logprobs is not None
     assert read.target_ranks is not None
     assert read.kl is not None
-    text = {int(i): runner.tokenizer.decode([i]) for i in np.unique(read.top_ids)}
+    text = {int(i): tokenizer.decode([i]) for i in np.unique(read.top_ids)}
     return LogitLens(
         source=str(runner.source),
         dtype=runner.dtype,
         has_bos=prepend_bos,
-        prompt_ids=np.asarray(ids),
-        prompt_tokens=tuple(runner.tokenizer.tokens(ids)),
+        prompt_ids=ids,
+        prompt_tokens=tuple(tokenizer.tokens(ids.tolist())),
         rows=tuple(rows),
         positions=columns,
         next_ids=following,
@@ -242,19 +238,6 @@ def logit_lens(
         target_logprobs=read.target_logprobs[..., 1:],
         target_ranks=read.target_ranks[..., 1:],
     )
-
-
-def _columns(positions: Sequence[int] | slice | None, length: int) -> Ints:
-    every = np.arange(length)
-    if positions is None:
-        return every
-    try:
-        chosen = every[positions if isinstance(positions, slice) else np.asarray(positions)]
-    except (IndexError, ValueError) as error:  # out of range; a slice with step 0
-        raise InputError(f"positions {positions} do not lie in a prompt of {length}") from error
-    if chosen.size == 0:
-        raise InputError(f"positions {positions} select nothing in a prompt of {length}")
-    return np.atleast_1d(chosen)
 
 
 def _assert_last_row(read: Readout, logits: Floats, ids: Ints, tolerance: float) -> None:

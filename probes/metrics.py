@@ -15,8 +15,8 @@ import numpy as np
 from gpt2kit.errors import InputError
 from gpt2kit.readout import Ints
 from gpt2kit.runner import Runner
+from probes.prompts import Token, counted, token_id
 
-Token = str | int  # a text that is one token, its leading space included, or an id
 Tokens = Token | Sequence[Token]  # the same for every prompt, or one a prompt
 _ONE = str | int | np.integer
 
@@ -96,12 +96,12 @@ class Metric:
         for column in columns:
             if len(column) not in (1, prompts):
                 raise InputError(
-                    f"the metric names {len(column)} tokens for {prompts} prompts; "
+                    f"the metric names {len(column)} tokens for {counted(prompts, 'prompt')}; "
                     "give one, or one a prompt"
                 )
         out = np.zeros((prompts, len(columns)), np.int64)
         for i, column in enumerate(columns):
-            out[:, i] = [_id(runner, token) for token in column]
+            out[:, i] = [token_id(runner, token) for token in column]
         return out
 
     def __call__(self, logits: Any, ids: Ints, reference: Any) -> Any:
@@ -145,13 +145,3 @@ def _named(token: Tokens) -> str:
     if isinstance(token, _ONE):
         return repr(token) if isinstance(token, str) else f"token {token}"
     return "each prompt's own"
-
-
-def _id(runner: Runner, token: Token) -> int:
-    if isinstance(token, str):
-        if runner.tokenizer is None:
-            raise InputError(f"{runner.source} has no tokenizer to look {token!r} up; give its id")
-        return runner.tokenizer.single(token)
-    if not 0 <= token < runner.config.vocab_size:
-        raise InputError(f"token {token} is outside the vocabulary of {runner.config.vocab_size}")
-    return int(token)

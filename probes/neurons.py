@@ -23,8 +23,9 @@ from gpt2kit.runner import Runner
 from gpt2kit.sampling import largest
 from gpt2kit.tokenizer import Tokenizer, printable
 from probes.directions import batches
+from probes.prompts import tokenizer_of
 from probes.result import Result
-from probes.single_head import check_number, named, shown, tap_of
+from probes.single_head import check_number, shown, tap_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,7 +71,7 @@ def neuron_lens(runner: TorchRunner, layer: int, neuron: int, *, top_k: int = 10
     effect = _unembedding(runner) @ written
     top_k = _count(top_k, len(effect))
     (raised, up), (lowered, down) = largest(effect, top_k), largest(-effect, top_k)
-    tokenizer = named(runner)
+    tokenizer = tokenizer_of(runner)
     return NeuronLens(
         source=str(runner.source),
         layer=layer,
@@ -128,7 +129,7 @@ def nearest_tokens(
     top_k = _count(top_k, runner.config.vocab_size)
     near, read_ids = largest(_cosine(_array(runner.model.wte.weight), read), top_k)
     close, written_ids = largest(_cosine(_unembedding(runner), written), top_k)
-    tokenizer = named(runner)
+    tokenizer = tokenizer_of(runner)
     return NearestTokens(
         source=str(runner.source),
         layer=layer,
@@ -199,7 +200,7 @@ def top_activating(
         raise InputError(f"top_k = {top_k} must be at least 1, context = {context} at least 0")
     if isinstance(texts, str):
         texts = [texts]
-    tokenizer = named(runner)
+    tokenizer = tokenizer_of(runner)
     best: list[tuple[float, int, int, list[int], int]] = []  # (-activation, text, pos, ids, at)
     count, total, active = 0, 0.0, 0
     pieces = _pieces(tokenizer, texts, runner.config.n_positions)

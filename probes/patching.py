@@ -19,8 +19,9 @@ from gpt2kit.runner import Runner
 from gpt2kit.taps import axes_of
 from probes.metrics import AnyMetric
 from probes.patching_view import Grid
+from probes.prompts import Prompt, Where, select
 from probes.result import Result
-from probes.sweep import Cell, Pair, Prompt, Saving, Where, block_taps, patched, select
+from probes.sweep import Cell, Pair, Saving, block_taps, patched
 
 
 @dataclass(frozen=True)

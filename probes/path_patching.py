@@ -31,8 +31,9 @@ from gpt2kit.runner import Runner
 from gpt2kit.taps import TapDict
 from probes.metrics import AnyMetric
 from probes.patching_view import number
+from probes.prompts import Prompt
 from probes.result import Result
-from probes.sweep import Pair, Prompt, Saving, batches
+from probes.sweep import Pair, Saving, batches
 
 Patterns = str | Sequence[str]
 SHOWN = 15

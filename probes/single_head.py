@@ -16,10 +16,10 @@ from rich.text import Text
 
 from gpt2kit.errors import InputError
 from gpt2kit.readout import Floats, Ints
-from gpt2kit.runner import Runner, encode
+from gpt2kit.runner import Runner
 from gpt2kit.taps import resolve_one
-from gpt2kit.tokenizer import Tokenizer, printable
-from probes.lens import _columns
+from gpt2kit.tokenizer import printable
+from probes.prompts import Prompt, Where, prompt_ids, select, tokenizer_of
 from probes.result import Result
 
 
@@ -64,13 +64,13 @@ class HeadLens(Result):
 
 def head_lens(
     runner: Runner,
-    prompt: str | Sequence[int],
+    prompt: Prompt,
     layer: int,
     head: int,
     *,
     top_k: int = 5,
     targets: str | Sequence[str] = (),
-    positions: Sequence[int] | slice | None = None,
+    positions: Where = None,
 ) -> HeadLens:
     """Read what one head writes (the tap `head_out`) through ln_f and the unembedding.
 
@@ -79,11 +79,11 @@ def head_lens(
     """
     tap, layer = tap_of(runner, layer, "head_out")
     check_number("head", head, runner.config.n_head)
-    ids = encode(runner, prompt) if isinstance(prompt, str) else [int(i) for i in prompt]
-    tokenizer = named(runner)
+    ids = prompt_ids(runner, prompt)
+    tokenizer = tokenizer_of(runner)
     names = (targets,) if isinstance(targets, str) else tuple(targets)
     wanted = np.array([tokenizer.single(text) for text in names], np.int64)
-    columns = _columns(positions, len(ids))
+    columns = select(positions, len(ids), "positions")
     run = runner.run(ids, taps=[tap], last_only=True, top_k=1)
     write = run.taps[tap][0, columns, head]  # (P, d_model)
     read = runner.readout(write, top_k=top_k, targets=wanted)
@@ -93,7 +93,7 @@ def head_lens(
         source=str(runner.source),
         layer=layer,
         head=head,
-        prompt_tokens=tuple(tokenizer.tokens(ids)),
+        prompt_tokens=tuple(tokenizer.tokens(ids.tolist())),
         positions=columns,
         norms=np.linalg.norm(write, axis=-1),
         top_ids=read.top_ids,
@@ -115,13 +115,6 @@ def check_number(what: str, number: int, count: int) -> None:
     """Raise InputError unless there is such a head or neuron."""
     if not 0 <= number < count:
         raise InputError(f"{what} {number} does not exist; a layer has {what}s 0 to {count - 1}")
-
-
-def named(runner: Runner) -> Tokenizer:
-    """The runner's tokenizer, which tokens are named with."""
-    if runner.tokenizer is None:
-        raise InputError(f"{runner.source} has no tokenizer to name tokens with")
-    return runner.tokenizer
 
 
 def shown(token: str) -> Text:

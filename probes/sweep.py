@@ -15,14 +15,13 @@ import numpy as np
 from gpt2kit.edits import Edit
 from gpt2kit.errors import InputError
 from gpt2kit.readout import Floats, Ints
-from gpt2kit.runner import Run, Runner, encode
+from gpt2kit.runner import Run, Runner
 from gpt2kit.taps import axes_of, resolve_one
 from probes.metrics import AnyMetric, Metric, as_metric, log_softmax
+from probes.prompts import Prompt, counted, index, prompt_ids, token_texts
 from probes.result import Result
 
 BATCH = 4096  # rows x positions run together
-Prompt = str | Sequence[int]
-Where = Sequence[int] | slice | None
 Cell = Mapping[str, int]  # a place in a tap: axis -> index; all of the axes that it does not name
 T = TypeVar("T")
 
@@ -128,10 +127,11 @@ class Pair:
         """
         metric = as_metric(metric)
         ids = metric.ids(runner)[0]
-        rows = [token_ids(runner, prompt) for prompt in prompts]
+        rows = [prompt_ids(runner, prompt) for prompt in prompts]
         if len(rows[0]) != len(rows[1]):
             raise InputError(
-                f"the clean prompt has {len(rows[0])} tokens and the corrupt one {len(rows[1])}; "
+                f"the clean prompt has {counted(len(rows[0]), 'token')} and the corrupt one "
+                f"{len(rows[1])}; "
                 "patching goes position by position, so give prompts of equally many tokens"
             )
         rows = [up_to(row, metric) for row in rows]
@@ -188,40 +188,6 @@ def layer_of(tap: str) -> int:
     return int(layer) + (kind == "resid_post")
 
 
-def token_ids(runner: Runner, prompt: Prompt) -> Ints:
-    """Token ids (pos,) of a text, or those given."""
-    if isinstance(prompt, str):
-        return np.asarray(encode(runner, prompt))
-    ids = np.asarray(prompt)
-    if ids.ndim != 1 or ids.dtype.kind not in "iu":
-        raise InputError("a prompt is a text or a row of token ids")
-    return ids.astype(np.int64)
-
-
-def token_texts(runner: Runner, ids: Ints) -> tuple[str, ...]:
-    """The text of each id; the id itself without a tokenizer."""
-    if runner.tokenizer is None:
-        return tuple(str(i) for i in ids)
-    return tuple(runner.tokenizer.tokens(ids.tolist()))
-
-
 def up_to(ids: Ints, metric: Metric) -> Ints:
     """The prompt up to the position that the metric judges."""
-    position, length = metric.position, len(ids)
-    if not -length <= position < length:
-        raise InputError(f"the metric's position {position} is not in a prompt of {length} tokens")
-    return ids[: position % length + 1]
-
-
-def select(where: Where, size: int, what: str) -> Ints:
-    """Indices of an axis: those given, negative ones from the end, or all."""
-    every = np.arange(size)
-    if where is None:
-        return every
-    try:
-        chosen = np.atleast_1d(every[where if isinstance(where, slice) else np.asarray(where)])
-    except (IndexError, ValueError) as error:
-        raise InputError(f"{what} {where} are not among the {size} there are") from error
-    if not chosen.size:
-        raise InputError(f"{what} {where} select none of the {size} there are")
-    return chosen
+    return ids[: index(metric.position, len(ids), "the metric's position") + 1]

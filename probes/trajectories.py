@@ -8,7 +8,6 @@ Tuned Lens", arXiv 2303.08112; Jensen-Shannon divergence after Lin 1991.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ from rich.table import Table
 from gpt2kit.readout import Floats, Ints
 from gpt2kit.runner import Runner
 from probes.lens import logit_lens
+from probes.prompts import Prompt, Where
 from probes.result import Result
 from probes.tuned import TunedLens, tuned_lens
 
@@ -130,10 +130,10 @@ class Trajectory(Result):
 
 def trajectory(
     runner: Runner,
-    prompt: str | Sequence[int],
+    prompt: Prompt,
     *,
     lens: TunedLens | None = None,
-    positions: Sequence[int] | slice | None = None,
+    positions: Where = None,
     prepend_bos: bool = False,
 ) -> Trajectory:
     """The prediction after each layer, read by the logit lens or by a tuned one.

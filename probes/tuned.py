@@ -22,6 +22,7 @@ from gpt2kit.errors import CheckpointError, InputError
 from gpt2kit.readout import Floats, Ints, Readout
 from gpt2kit.runner import Runner, Source
 from probes.lens import LogitLens, logit_lens
+from probes.prompts import Prompt, Where, counted, row_of_ids
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -105,12 +106,12 @@ class TunedLens:
 
 def tuned_lens(
     runner: Runner,
-    prompt: str | Sequence[int],
+    prompt: Prompt,
     lens: TunedLens,
     *,
     top_k: int = 5,
     targets: str | Sequence[str] = (),
-    positions: Sequence[int] | slice | None = None,
+    positions: Where = None,
     prepend_bos: bool = False,
 ) -> LogitLens:
     """What `logit_lens` gives, read through the lens' translators; runs on every engine.
@@ -152,7 +153,7 @@ class _Translated:
 
 def train_tuned_lens(
     runner: TorchRunner,
-    text_or_ids: str | Sequence[int],
+    text_or_ids: Prompt,
     *,
     steps: int = 250,
     batch: int = 4,
@@ -197,9 +198,7 @@ def train_tuned_lens(
     return TunedLens(str(runner.source), weights_digest(runner), *trained)
 
 
-def _pieces(
-    runner: TorchRunner, text_or_ids: str | Sequence[int], *, length: int, **counts: float
-) -> Ints:
+def _pieces(runner: TorchRunner, text_or_ids: Prompt, *, length: int, **counts: float) -> Ints:
     """The ids of a text, long enough for one piece."""
     for name, value in counts.items():
         if not value > 0:
@@ -210,9 +209,11 @@ def _pieces(
         if runner.tokenizer is None:
             raise InputError(f"{runner.source} has no tokenizer; give token ids")
         text_or_ids = runner.tokenizer.encode(text_or_ids)
-    ids = np.asarray(text_or_ids, np.int64)
+    ids = row_of_ids(text_or_ids)
     if len(ids) < length:
-        raise InputError(f"the text has {len(ids)} tokens, one piece is {length}; give more text")
+        raise InputError(
+            f"the text has {counted(len(ids), 'token')}, one piece is {length}; give more"
+        )
     return ids
 
 

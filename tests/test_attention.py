@@ -411,7 +411,7 @@ def test_without_a_tokenizer_tokens_are_numbers():
     runner = TorchRunner(random_model())
     assert attention_patterns(runner, [5, 7]).tokens == ("5", "7")
     assert ov_top_tokens(runner, 0, 0, 5).token == "5"
-    with pytest.raises(InputError, match="no tokenizer; give a token id"):
+    with pytest.raises(InputError, match="no tokenizer to look 'a' up; give its id"):
         ov_top_tokens(runner, 0, 0, "a")
 
 

@@ -323,7 +323,7 @@ BAD_LENS = [
     (["x", "--topk", "9999"], "must be from 1"),
     (["x", "--by", "colour"], "--by 'colour' is not one of prob, logit"),
     (["x", "--sites", "heads"], "not one of resid, mid, attn, mlp"),
-    (["x", "--pos", "9"], "do not lie in a prompt of 1"),
+    (["x", "--pos", "9"], "positions \\[9\\] are not among the 1"),
     (["x", "--pos", "a"], "is not like 3, -1"),
     (["x", "--pos", ""], "is not like 3, -1"),
     (["x", "--pos", "1:2:3:4"], "is not like 3, -1"),

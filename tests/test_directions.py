@@ -161,7 +161,7 @@ def test_directions_say_what_they_are(torch_runner):
         (
             lambda r: mean_difference(r, ABOVE, BELOW, tap=TAP, position=1),
             InputError,
-            "position 1 does not lie in prompt 1, which has 1 tokens",
+            "position 1 does not lie in prompt 1, which has 1 token$",
         ),
         (lambda r: pca_directions(r, ABOVE, tap=TAP, n=3), InputError, "have from 1 to 2"),
         (lambda r: pca_directions(r, ABOVE, tap=TAP, n=0), InputError, "n = 0 components"),

@@ -110,11 +110,14 @@ def test_a_target_is_a_text_or_an_id_and_may_be_one_a_prompt(torch_runner):
     [
         (Metric.prob("cat"), "'cat' is not one token: it is 'c' \\+ 'a' \\+ 't'"),
         (Metric.prob(CONFIG.vocab_size), f"outside the vocabulary of {CONFIG.vocab_size}"),
-        (Metric.prob(["a", "b"]), "names 2 tokens for 1 prompts"),
+        (Metric.prob(["a", "b"]), "names 2 tokens for 1 prompt;"),
         (lambda x: x, r"gave shape \(1, \d+\) for logits"),
         (lambda x: 1.0, "gave float for logits"),
         ("logit_diff", "'logit_diff' is neither a Metric nor a function"),
-        (Metric.prob("a", position=POS), f"position {POS} is not in a prompt of {POS} tokens"),
+        (
+            Metric.prob("a", position=POS),
+            f"position {POS} does not lie in the prompt, which has {POS} tokens",
+        ),
     ],
 )
 def test_a_metric_that_does_not_fit_is_refused(torch_runner, metric, message):
@@ -290,7 +293,8 @@ def test_texts_and_ids_are_the_same_prompt(torch_runner):
         ({"over": "z", "heads": [3]}, InputError, r"heads \[3\] are not among the 3"),
         ({"positions": [POS]}, InputError, r"positions \[6\] are not among the 6"),
         ({"positions": slice(9, None)}, InputError, r"slice\(9, None, None\) select none of the 6"),
-        ({"clean": []}, InputError, "a prompt is a text or a row of token ids"),
+        ({"clean": []}, InputError, "the prompt has no tokens"),
+        ({"clean": [1.0, 2.0]}, InputError, "a prompt is a text or a row of token ids"),
         ({"clean": [[1, 2]]}, InputError, "a prompt is a text or a row of token ids"),
         ({"clean": ""}, InputError, "the prompt is empty"),
     ],

@@ -164,5 +164,5 @@ def test_it_prints_a_line_a_row_and_turns_into_json(torch_runner):
 def test_bad_prompts_are_refused(torch_runner):
     with pytest.raises(InputError, match="the prompt is empty"):
         trajectory(torch_runner, "")
-    with pytest.raises(InputError, match="do not lie in a prompt"):
+    with pytest.raises(InputError, match="are not among the"):
         trajectory(torch_runner, PROMPT, positions=[99])

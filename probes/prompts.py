@@ -1,0 +1,100 @@
+"""What probes are given: prompts, positions and tokens, checked and turned into numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gpt2kit.errors import InputError
+from gpt2kit.readout import Ints
+from gpt2kit.runner import Runner, encode, prepare
+from gpt2kit.tokenizer import Tokenizer
+
+Prompt = str | Sequence[int]
+Where = Sequence[int] | slice | None
+Token = str | int  # a text that is one token, its leading space included, or an id
+
+
+def prompt_ids(runner: Runner, prompt: Prompt, *, prepend_bos: bool = False) -> Ints:
+    """(N,) token ids of a text, or those given; with `<|endoftext|>` first if asked for.
+
+    Raises InputError for no tokens or too many, and for what is not a row of ids of the vocabulary.
+    """
+    ids = np.asarray(encode(runner, prompt)) if isinstance(prompt, str) else row_of_ids(prompt)
+    if prepend_bos:
+        if runner.config.bos_token_id is None:
+            raise InputError(f"{runner.source} has no BOS token in its config")
+        ids = np.array([runner.config.bos_token_id, *ids], np.int64)
+    checked: Ints = prepare(ids, None, None, runner.config).ids[0]
+    return checked
+
+
+def row_of_ids(ids: Any) -> Ints:
+    """(N,) what must be one row of at least one whole number. Raises InputError if it is not."""
+    try:
+        row = np.asarray(ids)
+    except ValueError as error:  # rows of different lengths
+        raise InputError("a prompt is a text or a row of token ids, not several rows") from error
+    if not row.size:
+        raise InputError("the prompt has no tokens; give at least one")
+    if row.ndim != 1 or row.dtype.kind not in "iu":
+        what = f"{row.dtype} of shape {row.shape}"
+        raise InputError(f"a prompt is a text or a row of token ids, not {what}")
+    return row.astype(np.int64)
+
+
+def tokenizer_of(runner: Runner) -> Tokenizer:
+    """The runner's tokenizer. Raises InputError if it has none."""
+    if runner.tokenizer is None:
+        raise InputError(f"{runner.source} has no tokenizer to name tokens with")
+    return runner.tokenizer
+
+
+def token_texts(runner: Runner, ids: Ints) -> tuple[str, ...]:
+    """The text of each id; the id itself without a tokenizer."""
+    if runner.tokenizer is None:
+        return tuple(str(i) for i in ids)
+    return tuple(runner.tokenizer.tokens(ids.tolist()))
+
+
+def token_id(runner: Runner, token: Token) -> int:
+    """The id of a text that is one token, or the id given. Raises InputError if it is neither."""
+    if isinstance(token, str):
+        if runner.tokenizer is None:
+            raise InputError(f"{runner.source} has no tokenizer to look {token!r} up; give its id")
+        return runner.tokenizer.single(token)
+    if not isinstance(token, int | np.integer):
+        raise InputError(f"token {token!r} is neither a text nor an id")
+    size = runner.config.vocab_size
+    if not 0 <= token < size:
+        raise InputError(f"token id {token} is outside the vocabulary of {size}")
+    return int(token)
+
+
+def index(position: int, length: int, what: str = "position", where: str = "the prompt") -> int:
+    """A position counted from 0, of one that may count from the end. Raises InputError."""
+    if not -length <= position < length:
+        has = counted(length, "token")
+        raise InputError(f"{what} {position} does not lie in {where}, which has {has}")
+    return position % length
+
+
+def select(where: Where, size: int, what: str) -> Ints:
+    """Indices of an axis: those given, negative ones from the end, or all."""
+    every = np.arange(size)
+    if where is None:
+        return every
+    try:
+        chosen = np.atleast_1d(every[where if isinstance(where, slice) else np.asarray(where)])
+    except (IndexError, ValueError) as error:  # out of range; a slice with step 0
+        raise InputError(f"{what} {where} are not among the {size} there are") from error
+    if not chosen.size:
+        raise InputError(f"{what} {where} select none of the {size} there are")
+    return chosen
+
+
+def counted(number: int, noun: str) -> str:
+    """ "1 token", "2 tokens"."""
+    return f"{number} {noun}" + "s" * (number != 1)
