@@ -49,18 +49,22 @@ _CHOSEN_ALONE = """
 # The sums of `gpt2kit.readout.Piece`, from logits or from what they are the product of.
 _MEET = """
 <ir_version: 10, opset_import: ["" : 18]>
-meet (INPUTS, int64[3] shape, int64[1] k, float[group, row, n] chosen, int64[group, row, n] places)
+meet (INPUTS, int64[3] shape, int64[1] k, float[group, row] floor, float[group, row, n] chosen,
+      int64[group, row, n] places)
     => (float[group, row] high, float[group, row] z, float[group, row] zx, float[group, row] rx,
-        float[group, row, top] top, int64[group, row, top] top_ids, float[group, row, n] above,
+        float[some, top] top, int64[some, top] top_ids, float[group, row, n] above,
         float[group, row, n] itself)
 <int64[1] start = {0}, int64[1] last = {-1}, int64[1] end = {9223372036854775807},
  int64[1] third = {2}>
 {
     PRODUCT
     logits = Reshape (flat, shape)
-    top, top_ids = TopK <axis = -1, sorted = 0> (logits, k)
     highest = ReduceMax <keepdims = 1> (logits, last)
     high = Squeeze (highest, last)
+    better = Greater (high, floor)
+    flat_better = Reshape (better, last)
+    better_rows = Compress <axis = 0> (flat, flat_better)
+    top, top_ids = TopK <axis = -1, sorted = 0> (better_rows, k)
     x = Sub (logits, highest)
     weights = Exp (x)
     z = ReduceSum <keepdims = 0> (weights, last)
@@ -180,6 +184,7 @@ class OnnxTile:
         feeds = {
             "shape": np.array([*self.rows, stop - start]),
             "k": np.array([min(top.shape[-1], stop - start)]),
+            "floor": top[..., -1].astype(np.float32),
             "chosen": self._chosen,
             "places": np.where(inside, places, 0),
         }
@@ -187,8 +192,17 @@ class OnnxTile:
         # A target is not counted above itself, however its two products were rounded.
         over = inside & (found.pop("itself") > self._chosen)
         found["above"] = (found["above"].astype(np.int64) - over)[..., : self.count]
-        found["top_ids"] += start
+        better = found["high"] > feeds["floor"]
+        found["top"] = _spread(found["top"], better, -np.inf)
+        found["top_ids"] = _spread(found["top_ids"] + start, better, 0)
         return Piece(**found)
+
+
+def _spread(rows: NDArray[Any], where: NDArray[np.bool_], rest: float) -> NDArray[Any]:
+    """Rows (some, …) in their places (group, row, …)."""
+    out = np.full((*where.shape, rows.shape[-1]), rest, rows.dtype)
+    out[where] = rows
+    return out
 
 
 def _weights(path: Path) -> tuple[dict[str, NDArray[Any]], str]:
