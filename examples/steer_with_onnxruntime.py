@@ -1,6 +1,6 @@
 """Steer an exported model from a program that knows nothing of gpt2kit: onnxruntime is enough.
 
-The file must be of the portable profile, and carry one tap that can also be edited:
+The file must carry one tap that can also be edited:
 
     gpt2kit export --onnx out/gpt2.onnx --taps blocks.3.resid_post --edits blocks.3.resid_post
     python examples/steer_with_onnxruntime.py out/gpt2.onnx
@@ -33,12 +33,16 @@ def main() -> None:
     if f"{TAP}.keep" not in [i.name for i in session.get_overridable_initializers()]:
         sys.exit(f"{file} cannot be edited at {TAP}; export it as the head of this program says")
     past = [i for i in session.get_inputs() if i.name.startswith("past_key_values.")]
+    fused = "logits_positions" in [i.name for i in session.get_inputs()]
+    dtype = np.float16 if past[0].type == "tensor(float16)" else np.float32
 
     def run(output: str, tokens: list[int], edit: dict[str, np.ndarray]) -> np.ndarray:
         ids = np.array([tokens], np.int64)
         feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), **edit}
         feeds["position_ids"] = np.arange(ids.shape[1])[None]
-        feeds |= {i.name: np.zeros((1, i.shape[1], 0, i.shape[3]), np.float32) for i in past}
+        if fused:  # which columns get logits: all of them
+            feeds["logits_positions"] = feeds["position_ids"]
+        feeds |= {i.name: np.zeros((1, i.shape[1], 0, i.shape[3]), dtype) for i in past}
         value: np.ndarray = session.run([output], feeds)[0]
         return value[:, -1:]  # of the last token
 

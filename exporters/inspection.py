@@ -9,11 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir
 
 from exporters import mapped
 from exporters.interface import data_file, edit_names, parity_file
 from gpt2kit.config import GPT2Config
+from gpt2kit.edits import Chunk
 from gpt2kit.errors import EngineError
 from gpt2kit.taps import axes_of
 
@@ -23,7 +25,8 @@ class Inspection:
     """See `inspect_onnx`.
 
     size: bytes, weights that lie beside the file included. inputs, outputs: name -> type and shape,
-    taps and edits apart. taps: name -> axes. edits: name -> axes of its two inputs. parity: the
+    taps and edits apart. taps: name -> axes. edits: name -> shape that its two inputs broadcast to,
+    axes by name where they vary from run to run. parity: the
     verdict of the gate. proof: what became of the whole report beside the file: "as written",
     "missing" or "changed".
     """
@@ -42,7 +45,7 @@ class Inspection:
     inputs: dict[str, str]
     outputs: dict[str, str]
     taps: dict[str, tuple[str, ...]]
-    edits: dict[str, tuple[str, ...]]
+    edits: dict[str, tuple[str | int, ...]]
     parity: dict[str, Any]
     proof: str
 
@@ -72,6 +75,7 @@ def _described(file: Path, model: onnx_ir.Model) -> Inspection:
     taps, edits = (json.loads(meta[f"gpt2kit.{kind}"]) for kind in ("taps", "edits"))
     changing = {name for tap in edits for name in edit_names(tap)}
     outside = data_file(file)
+    config = GPT2Config.from_hf(json.loads(meta["gpt2kit.config"]))
     return Inspection(
         path=str(file),
         size=file.stat().st_size + (outside.stat().st_size if outside.exists() else 0),
@@ -79,7 +83,7 @@ def _described(file: Path, model: onnx_ir.Model) -> Inspection:
         model=meta["gpt2kit.model"],
         revision=meta["gpt2kit.revision"] or None,
         weights_sha256=meta["gpt2kit.weights_sha256"],
-        config=GPT2Config.from_hf(json.loads(meta["gpt2kit.config"])).to_hf(),
+        config=config.to_hf(),
         profile=meta["gpt2kit.profile"],
         dtype=meta["gpt2kit.dtype"],
         quantize=meta["gpt2kit.quantize"] or None,
@@ -87,10 +91,17 @@ def _described(file: Path, model: onnx_ir.Model) -> Inspection:
         inputs={v.name: _type(v) for v in model.graph.inputs if v.name and v.name not in changing},
         outputs={v.name: _type(v) for v in model.graph.outputs if v.name and v.name not in taps},
         taps={tap: axes_of(tap) for tap in taps},
-        edits={tap: axes_of(tap) for tap in edits},
+        edits={tap: _shape(tap, config) for tap in edits},
         parity=json.loads(meta["gpt2kit.parity"]),
         proof=_proof(file, meta["gpt2kit.parity_sha256"]),
     )
+
+
+def _shape(tap: str, config: GPT2Config) -> tuple[str | int, ...]:
+    """'batch' and 'pos' by name, the rest as the model has it."""
+    chunk, axes = Chunk(np.zeros(1, np.int64), 0, 0), axes_of(tap)
+    varying = ("batch", "pos", "query", "key")
+    return tuple(axis if axis in varying else chunk.size(axis, config) for axis in axes)
 
 
 def _type(value: onnx_ir.Value) -> str:

@@ -43,8 +43,8 @@ def show(file: Inspection, console: Console) -> None:
     _section(console, "edits: {tap}.keep and {tap}.add, float32, each axis whole or 1", edits)
 
 
-def _axes(axes: Iterable[str]) -> str:
-    return f"({', '.join(axes)})"
+def _axes(axes: Iterable[str | int]) -> str:
+    return f"({', '.join(map(str, axes))})"
 
 
 def _section(console: Console, title: str, rows: Mapping[str, str]) -> None:

@@ -23,7 +23,7 @@ from exporters.readout_graph import ReadoutGraph
 from exporters.sessions import open_session, providers, reason, run_options, session_options
 from exporters.topk_graph import TopK
 from gpt2kit.config import GPT2Config
-from gpt2kit.edits import Chunk, Edit, affine
+from gpt2kit.edits import Chunk, Edit, affine, listed
 from gpt2kit.errors import EditError, EngineError, InputError, TapError
 from gpt2kit.readout import Floats, Readout, tiled
 from gpt2kit.runner import Batch, Ids, KVCache, Run, Source, cache_length, prepare
@@ -238,7 +238,7 @@ class OnnxRunner:
     def _check_edits(self, edits: Sequence[Any]) -> None:
         """Raise EditError if this file cannot take them."""
         wanted: list[str] = []
-        for edit in edits:
+        for edit in listed(edits):
             if not isinstance(edit, Edit):
                 raise EditError(
                     f"{self.path.name}: {edit!r} is not an Edit; functions run on the torch engine"

@@ -151,10 +151,10 @@ def describe(
         value.metadata_props.clear()
     for name in list(model.graph.initializers):  # named as in the checkpoint
         model.graph.initializers[name].name = name.removeprefix("model.")
-    if plan.profile == "fused":
-        for value in model.graph.outputs:  # longer than the past unless they share a buffer
-            if value.shape is not None and (value.name or "").startswith("present."):
-                value.shape = onnx_ir.Shape([*value.shape[:2], "present_length", value.shape[3]])
+    length = {"fused": "present_length", "portable": "total_sequence_length"}[plan.profile]
+    for value in model.graph.outputs:  # fused: longer than the past unless they share a buffer
+        if value.shape is not None and (value.name or "").startswith("present."):
+            value.shape = onnx_ir.Shape([*value.shape[:2], length, value.shape[3]])
     model.graph.name, model.graph.doc_string, model.doc_string = "gpt2", None, None
     model.graph.metadata_props.clear()
     model.producer_name, model.producer_version = "gpt2kit", gpt2kit.__version__

@@ -11,14 +11,14 @@ import click
 
 from gpt2kit import __version__
 from gpt2kit.cli_options import (
-    _given,
-    _positions,
-    _runner,
-    _text,
     debug_option,
     device_option,
+    given,
     model_options,
+    open_runner,
+    positions,
     runner_options,
+    text_of,
 )
 from gpt2kit.cli_probes import COMMANDS
 from gpt2kit.errors import GPT2KitError, InputError
@@ -78,7 +78,7 @@ def main() -> None:
     "edit_texts",
     multiple=True,
     metavar="EDIT",
-    help="e.g. 'blocks.9.z[head=9] = 0'; repeatable. Shows both texts side by side.",
+    help="e.g. 'blocks.9.z[head=9] = 0'; repeatable. Without --lens, both texts are shown.",
 )
 @click.option("--lens", "with_lens", is_flag=True, help="Show where each token comes to lead.")
 @debug_option
@@ -101,21 +101,21 @@ def generate(
     from gpt2kit.edits import Edit
     from gpt2kit.runner import generate as run
 
-    texts = [_text(prompt) for prompt in prompts]
+    texts = [text_of(prompt) for prompt in prompts]
     edits = [Edit.parse(text) for text in edit_texts]
     if len(texts) > 1 and (edits or with_lens):
         raise InputError("--edit and --lens take one prompt at a time")
     if with_lens:
         _generate_with_lens(
-            _runner(model, revision, onnx_file, device, dtype), texts[0], edits, options
+            open_runner(model, revision, onnx_file, device, dtype), texts[0], edits, options
         )
         return
     if edits:
         _generate_edited(
-            _runner(model, revision, onnx_file, device, dtype), texts[0], edit_texts, options
+            open_runner(model, revision, onnx_file, device, dtype), texts[0], edit_texts, options
         )
         return
-    runner = _runner(model, revision, onnx_file, device, dtype)
+    runner = open_runner(model, revision, onnx_file, device, dtype)
     if len(texts) > 1:
         for text, new in zip(texts, run(runner, texts, **options), strict=True):
             click.echo(click.style(text, dim=True) + new + "\n")
@@ -177,7 +177,7 @@ def _generate_edited(
 @click.option("--target", metavar="TOKEN", help="Follow this token, e.g. ' Paris'.")
 @click.option("--foil", metavar="TOKEN", help="Show the target's logit minus this one's.")
 @click.option("--topk", default=1, show_default=True, help="Tokens a cell (and in the files).")
-@click.option("--pos", callback=_positions, help="Positions: 3, -1, 1,4,7 or 2:8.")
+@click.option("--pos", callback=positions, help="Positions: 3, -1, 1,4,7 or 2:8.")
 @click.option("--sites", default="resid", show_default=True, help="resid, mid, attn or mlp.")
 @click.option("--bos", is_flag=True, help="Put <|endoftext|> in front.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -213,13 +213,13 @@ def lens(
         raise InputError(f"--by {by!r} is not one of {', '.join(QUANTITIES)}")
     if foil is not None and target is None:
         raise InputError("--foil needs a --target to compare with")
-    if foil is not None and _given("by"):
+    if foil is not None and given("by"):
         raise InputError("--by does not go with --foil, whose cells are a difference of logits")
     if as_json and as_csv:
         raise InputError("--json and --csv: choose one")
-    text = _text(prompt)
+    text = text_of(prompt)
     result = logit_lens(
-        _runner(model, revision, onnx_file, device, dtype),
+        open_runner(model, revision, onnx_file, device, dtype),
         text,
         top_k=topk,
         targets=[token for token in (target, foil) if token is not None],
@@ -371,7 +371,7 @@ def bench(
     if threads is not None and threads < 1:
         raise InputError(f"--threads {threads} must be at least 1")
     with Console(stderr=True).status("measuring"):
-        result = run(lambda: _runner(model, revision, onnx_file, device, dtype, threads))
+        result = run(lambda: open_runner(model, revision, onnx_file, device, dtype, threads))
     if as_json:
         click.echo(json.dumps(result.to_json(), indent=1))
     else:

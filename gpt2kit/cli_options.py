@@ -20,9 +20,11 @@ def _debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     ctx.find_root().obj = ctx.find_root().obj or value
 
 
-def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+def options(*each: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options as one decorator."""
+
     def wrap(command: Command) -> Command:
-        for option in reversed(options):
+        for option in reversed(each):
             command = option(command)
         return command
 
@@ -37,7 +39,7 @@ debug_option = click.option(
     callback=_debug,
     help="Show tracebacks.",
 )
-model_options = _options(
+model_options = options(
     click.option(
         "--model", default="auto", show_default=True,
         help="Folder, hub id, 'bundled', or 'auto' (gpt2 if it can be had, else bundled).",
@@ -47,7 +49,7 @@ model_options = _options(
 device_option = click.option(
     "--device", default="auto", show_default=True, help="auto, cpu or cuda."
 )
-runner_options = _options(
+runner_options = options(
     model_options,
     click.option("--onnx", "onnx_file", metavar="FILE", help="Run an exported file instead."),
     device_option,
@@ -57,7 +59,7 @@ runner_options = _options(
 )
 
 
-def _runner(
+def open_runner(
     model: str,
     revision: str | None,
     onnx_file: str | None,
@@ -65,6 +67,7 @@ def _runner(
     dtype: str,
     threads: int | None = None,
 ) -> Runner:
+    """The engine that `runner_options` name."""
     if onnx_file is None:
         from gpt2kit.torch_runner import load
 
@@ -74,20 +77,20 @@ def _runner(
             torch.set_num_threads(threads)
         return load(model, revision=revision, device=device, dtype=dtype)
     for option in ("model", "revision", "dtype"):
-        if _given(option):
+        if given(option):
             raise InputError(f"--{option} does not go with --onnx; the file has its own")
     from exporters import open_onnx
 
     return open_onnx(onnx_file, device=device, threads=threads)
 
 
-def _given(option: str) -> bool:
+def given(option: str) -> bool:
     """Whether the user set this option."""
     source = click.get_current_context().get_parameter_source(option)
     return source is not click.core.ParameterSource.DEFAULT
 
 
-def _text(prompt: str) -> str:
+def text_of(prompt: str) -> str:
     """A prompt from the command line, or from standard input for '-'; it must be UTF-8."""
     raw = sys.stdin.buffer.read() if prompt == "-" else prompt.encode(errors="surrogateescape")
     try:
@@ -97,9 +100,7 @@ def _text(prompt: str) -> str:
         raise InputError(f"{where} is not UTF-8 (byte {error.start}); convert it first") from error
 
 
-def _positions(
-    _: click.Context, __: click.Parameter, value: str | None
-) -> list[int] | slice | None:
+def positions(_: click.Context, __: click.Parameter, value: str | None) -> list[int] | slice | None:
     """ "3", "-1", "1,4,7" or "2:8"."""
     if value is None:
         return None

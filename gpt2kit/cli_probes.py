@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from gpt2kit.cli_options import _given, _options, _runner, _text, debug_option, runner_options
+from gpt2kit.cli_options import debug_option, given, open_runner, options, runner_options, text_of
 from gpt2kit.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from probes.metrics import Metric
     from probes.result import Result
 
-output_options = _options(
+output_options = options(
     click.option("--json", "as_json", is_flag=True, help="Print JSON."),
     debug_option,
 )
 bos_option = click.option("--bos", is_flag=True, help="Put <|endoftext|> in front.")
-metric_options = _options(
+metric_options = options(
     click.option("--target", required=True, metavar="TOKEN", help="The right answer, ' Mary'."),
     click.option(
         "--foil", metavar="TOKEN", help="The wrong one; without it, log-probability is measured."
@@ -49,11 +49,11 @@ def heads(prompt: str | None, length: int, as_json: bool, **engine: Any) -> None
     from probes.attention import head_scores
     from probes.circuits import copying_score
 
-    if prompt is not None and _given("length"):
+    if prompt is not None and given("length"):
         raise InputError("--length does not go with --prompt, which has its own")
-    text = None if prompt is None else _text(prompt)
+    text = None if prompt is None else text_of(prompt)
     with _status() as status:
-        runner = _runner(**engine)
+        runner = open_runner(**engine)
         status.update("looking at every head")
         scores = head_scores(runner, prompt=text, length=length)
         copying = None
@@ -80,9 +80,9 @@ def attn(prompt: str, layer: int, head: int, bos: bool, as_json: bool, **engine:
     """
     from probes.attention import attention_patterns
 
-    text = _text(prompt)
+    text = text_of(prompt)
     with _status():
-        found = attention_patterns(_runner(**engine), text, layers=[layer], prepend_bos=bos)
+        found = attention_patterns(open_runner(**engine), text, layers=[layer], prepend_bos=bos)
     _show(found.show(found.layers[0], head), as_json)
 
 
@@ -113,9 +113,9 @@ def attribute(
 
     if engine["onnx_file"] is not None:
         raise InputError("attribute needs weights and does not run on --onnx; give a --model")
-    text = _text(prompt)
+    text = text_of(prompt)
     with _status() as status:
-        runner = _runner(**engine)
+        runner = open_runner(**engine)
         status.update("attributing")
         result = direct_logit_attribution(
             cast("TorchRunner", runner),
@@ -156,9 +156,9 @@ def patch(
 
     if clean == corrupt == "-":
         raise InputError("--clean and --corrupt are both '-'; standard input holds one prompt")
-    texts = _text(clean), _text(corrupt)
+    texts = text_of(clean), text_of(corrupt)
     with _status() as status:
-        runner = _runner(**engine)
+        runner = open_runner(**engine)
         status.update("patching")
         result = activation_patching(runner, *texts, metric=_metric(target, foil), over=over)
     _show(result, as_json)
@@ -194,9 +194,9 @@ def ablate(
 
     if reference and kind == "zero":
         raise InputError("--reference does not go with --kind zero, which puts nothing in")
-    text, others = _text(prompt), [_text(other) for other in reference]
+    text, others = text_of(prompt), [text_of(other) for other in reference]
     with _status() as status:
-        runner = _runner(**engine)
+        runner = open_runner(**engine)
         status.update("ablating")
         result = run(
             runner,
@@ -222,7 +222,7 @@ def facts(as_json: bool, **engine: Any) -> None:
     from probes.facts import check_facts
 
     with _status() as status:
-        runner = _runner(**engine)
+        runner = open_runner(**engine)
         status.update("checking facts")
         report = check_facts(runner, on_fact=lambda fact: status.update(Text(repr(fact))))
     _show(report, as_json)

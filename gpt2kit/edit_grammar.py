@@ -28,11 +28,13 @@ from gpt2kit.edits import Edit, Where
 from gpt2kit.errors import EditError
 
 _EDIT = re.compile(
-    r"(?P<tap>[^\s=][^=]*?)\s*(?:\[(?P<at>(?:[^\[\]]|\[[^\[\]]*\])*=(?:[^\[\]]|\[[^\[\]]*\])*)\])?"
+    r"(?P<tap>[^\s=/]+?)\s*(?:\[(?P<at>(?:[^\[\]]|\[[^\[\]]*\])*=(?:[^\[\]]|\[[^\[\]]*\])*)\])?"
     r"\s*(?P<op>[-+*]?=)\s*(?P<value>[^\s=].*)"
 )
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
-_VALUE = re.compile(rf"(?:(?P<number>{_NUMBER})|(?:(?P<times>{_NUMBER})\s*\*\s*)?(?P<file>\S.*))")
+_VALUE = re.compile(
+    rf"(?P<number>{_NUMBER})|(?:(?P<times>{_NUMBER})\s*\*\s*|(?P<sign>[-+])\s*)?(?P<file>\S.*)"
+)
 _PART = re.compile(r"(?P<axis>\w+)\s*=\s*(?P<where>\[[^\]]*\]|[^,\[\]]+)\s*(?:,\s*|$)")
 
 
@@ -42,7 +44,7 @@ def parse(text: str) -> Edit:
     Raises EditError, saying what is not understood and how it is written.
     """
     found = _EDIT.fullmatch(text.strip())
-    if found is None:
+    if found is None or found["tap"].endswith("[]"):
         raise EditError(
             f"{text!r} is not an edit; write TAP = VALUE, TAP += VALUE or TAP *= VALUE, such as "
             "'blocks.9.z[head=9] = 0' or 'blocks.6.resid_post += 8 * direction.npy'"
@@ -78,14 +80,29 @@ def _where(text: str, at: str | None) -> dict[str, Where]:
 def _index(text: str, where: str) -> Where:
     try:
         if where.startswith("["):
-            return [int(part) for part in where[1:-1].split(",")]
-        if ":" in where:
-            return slice(*(int(part) if part.strip() else None for part in where.split(":")))
-        return int(where)
+            return [_whole(part) for part in where[1:-1].split(",")]
+        if ":" not in where:
+            return _whole(where)
+        found = slice(*(_whole(part) if part.strip() else None for part in where.split(":")))
     except (ValueError, TypeError):
         raise EditError(
             f"{text!r}: {where!r} is not an index (9), a range (2:5) or a list ([1,4])"
         ) from None
+    return _range(text, where, found)
+
+
+def _whole(number: str) -> int:
+    if not re.fullmatch(r"[-+]?\d+", number.strip(), re.ASCII):
+        raise ValueError(number)
+    return int(number)
+
+
+def _range(text: str, where: str, found: slice) -> slice:
+    """A range that selects something, as far as can be told without knowing the axis."""
+    start, stop = found.start or 0, found.stop
+    if found.step == 0 or (stop is not None and (start < 0) == (stop < 0) and start >= stop):
+        raise EditError(f"{text!r}: {where!r} selects nothing")
+    return found
 
 
 def _value(text: str, value: str) -> ArrayLike:
@@ -93,7 +110,7 @@ def _value(text: str, value: str) -> ArrayLike:
     assert found is not None  # anything may be a file's name
     if found["number"]:
         return _number(text, found["number"])
-    factor = _number(text, found["times"] or "1")
+    factor = _number(text, found["times"] or f"{found['sign'] or ''}1")
     return factor * _array(text, found["file"])
 
 

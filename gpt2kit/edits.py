@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -110,6 +111,17 @@ class Chunk:
         }[axis]
 
 
+def listed(edits: Any) -> list[Any]:
+    """Edits as a list. Raises EditError for what is none, such as text or one edit by itself."""
+    if isinstance(edits, Edit | str) or not isinstance(edits, Iterable):
+        raise EditError(f"edits must be a list of edits, got {edits!r}; put [ ] around it")
+    given = list(edits)
+    for edit in given:
+        if isinstance(edit, str):
+            raise EditError(f"{edit!r} is text; Edit.parse makes an Edit of it")
+    return given
+
+
 Affine = tuple[NDArray[np.floating], NDArray[np.floating]]
 
 
@@ -120,7 +132,7 @@ def affine(edits: Iterable[Edit], config: GPT2Config, chunk: Chunk) -> dict[str,
     edit does not broadcast and TapError for an unknown tap.
     """
     out: dict[str, Affine] = {}
-    for edit in edits:
+    for edit in listed(edits):
         for tap in resolve(edit.tap, config.n_layer):
             keep, add = _expand(edit, tap, config, chunk)
             if tap in out:
@@ -167,6 +179,8 @@ def _indices(
     absolute = chunk.cached and axis in _POSITIONS
     end = config.n_positions if absolute else size
     if isinstance(where, slice):
+        if where.step == 0:
+            raise EditError(f"{edit!r}: a range of {axis} with steps of 0 goes nowhere")
         given = np.array([x for x in (where.start, where.stop) if x is not None], np.int64)
         index = np.arange(*where.indices(end))
     else:
@@ -179,7 +193,10 @@ def _indices(
         if ((index < -end) | (index >= end)).any():
             raise EditError(f"{edit!r}: {axis} = {where} is out of range; the size is {end}")
     if absolute and (given < 0).any():
-        raise EditError(f"{edit!r}: a negative {axis} is ambiguous under a cache; count from 0")
+        raise EditError(
+            f"{edit!r}: a negative {axis} is ambiguous under a cache, as in generation; "
+            "count from 0"
+        )
     return index.astype(np.int64) % end
 
 
@@ -195,6 +212,8 @@ def _block(
     array = np.asarray(value)
     if array.dtype.kind not in "fiub":
         raise EditError(f"{edit!r}: keep and add must be numbers, got {array.dtype}")
+    if not (np.abs(array) <= np.finfo(np.float32).max).all():
+        raise EditError(f"{edit!r}: keep and add must be finite numbers that float32 can hold")
     array = array.astype(np.result_type(array.dtype, np.float32))
     dropped = [i for i, axis in enumerate(axes) if isinstance(edit.at.get(axis), int | np.integer)]
     rank = len(axes) - len(dropped)

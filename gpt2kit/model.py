@@ -97,10 +97,15 @@ class Hooks:
         """Whether any of these taps is read or edited."""
         return any(name in self.wanted or name in self.edits for name in names)
 
-    def __call__(self, name: str, x: Tensor) -> Tensor:
-        """Pass the value at a tap through: edit it, keep it, return it."""
+    def __call__(self, name: str, x: Tensor, never: Tensor | None = None) -> Tensor:
+        """Pass the value at a tap through: edit it, keep it, return it.
+
+        never: where no edit may put anything.
+        """
         for edit in self.edits.get(name, ()):
             x = edit(x)
+        if never is not None and name in self.edits:
+            x = x.masked_fill(never, 0)
         if name in self.wanted:
             self.values[name] = x
         return x
@@ -177,7 +182,7 @@ class Attention(nn.Module):
         self, hooks: Hooks, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
     ) -> Tensor:
         """A `Look`: attention with its scores and pattern at hand; scores are tapped before the
-        mask.
+        mask, and no edit of the pattern lets a query see what comes later, or padding.
 
         Half-precision scores and softmax are float32, as in the fused kernels, so that
         `reorder_and_upcast_attn` holds for every checkpoint.
@@ -188,7 +193,8 @@ class Attention(nn.Module):
             mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
         if mask is not None:
             scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-        pattern = hooks(f"{self.name}.pattern", scores.softmax(-1).to(v.dtype))
+        never = None if mask is None else ~mask
+        pattern = hooks(f"{self.name}.pattern", scores.softmax(-1).to(v.dtype), never)
         return pattern @ v
 
 

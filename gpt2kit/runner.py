@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gpt2kit.config import GPT2Config
-from gpt2kit.edits import Chunk, Edit, affine
+from gpt2kit.edits import Chunk, Edit, affine, listed
 from gpt2kit.errors import InputError
 from gpt2kit.readout import Floats, Ints, Readout
 from gpt2kit.sampling import Sampler
@@ -236,6 +236,8 @@ def _integers(ids: Any) -> Ints:
 
 def encode(runner: Runner, prompt: str) -> list[int]:
     """Token ids of a prompt, checked to be non-empty and to fit the context."""
+    if not isinstance(prompt, str):
+        raise InputError(f"a prompt must be text, got {type(prompt).__name__}; one at a time")
     if runner.tokenizer is None:
         raise InputError(
             f"{runner.source} has no tokenizer: tokenizer.json is missing beside the model"
@@ -280,7 +282,7 @@ def steps(
         )
 
     end = Chunk(np.full(len(batch.ids), total - 2), 1, total - 1, cached=True)
-    affine([edit for edit in edits if isinstance(edit, Edit)], runner.config, end)
+    affine([edit for edit in listed(edits) if isinstance(edit, Edit)], runner.config, end)
 
     def generator() -> Iterator[Ints]:
         cache: KVCache | None = runner.new_cache(len(batch.ids), total - 1)

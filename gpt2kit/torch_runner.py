@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from gpt2kit import checkpoint
-from gpt2kit.edits import Affine, Chunk, Edit, affine
+from gpt2kit.edits import Affine, Chunk, Edit, affine, listed
 from gpt2kit.errors import EditError, InputError
 from gpt2kit.model import GPT2, Cache, Hooks, at_least_float32
 from gpt2kit.readout import Floats, Ints, Readout, tiled
@@ -263,7 +263,7 @@ class TorchRunner:
     ) -> dict[str, Function]:
         """Edits as one function a tap, applied in the order given."""
         out: dict[str, Function] = {}
-        for edit in edits:
+        for edit in listed(edits):
             if isinstance(edit, Edit):
                 new: dict[str, Function] = {
                     t: partial(self._apply, a)

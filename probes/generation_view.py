@@ -30,12 +30,13 @@ def header(rows: int) -> Iterable[Text]:
     """What the columns are."""
     title = f"{'token':<{TOKEN}}{'leads from':<{LEADS}}"
     yield Text(f"{title}{_ends(rows)}  in the end", "bold")
-    yield Text("bars: its probability after each layer, 0.001% to 100% on a log scale", "dim")
+    bars = "bars: its probability in the embedding and after each layer, 0.001% to 100%, log scale"
+    yield Text(bars, "dim")
 
 
 def _ends(rows: int) -> str:
-    """The first and the last layer over a row of bars, as far as there is room."""
-    return f"{'0':<{max(rows - len(str(rows - 1)), 1)}}{rows - 1}"[:rows].ljust(max(rows, 3))
+    """The embedding and the last layer over a row of bars, as far as there is room."""
+    return f"{'e':<{max(rows - len(str(rows - 2)), 1)}}{rows - 2}"[:rows].ljust(max(rows, 3))
 
 
 def line(step: Step) -> Text:
@@ -45,7 +46,7 @@ def line(step: Step) -> Text:
     if cell_len(token) > TOKEN - 1:
         token = set_cell_size(token, TOKEN - 2) + "…"
     out = Text(set_cell_size(token, TOKEN))
-    leads = {-1: "drawn", 0: "embedding"}.get(step.leads_from, f"layer {step.leads_from}")
+    leads = {-1: "drawn", 0: "embed"}.get(step.leads_from, f"layer {step.leads_from - 1}")
     out.append(f"{leads:<{LEADS}}", "dim" if step.leads_from < 0 else "")
     out.append(_bars(step.logprobs).ljust(3), "green")
     out.append(f"  {100 * float(np.exp(step.logprobs[-1])):5.1f}%")

@@ -53,7 +53,10 @@ def forward(
             scores = scores / (i + 1)
         scores = keep(f"{tap}.attn_scores", scores)
         odds = torch.exp(scores - scores.amax(-1, keepdim=True)).masked_fill(future, 0)
-        pattern = keep(f"{tap}.pattern", odds / odds.sum(-1, keepdim=True))
+        pattern = odds / odds.sum(-1, keepdim=True)
+        if f"{tap}.pattern" in change:  # an edit of the pattern does not reach into the future
+            pattern = change[f"{tap}.pattern"](pattern).masked_fill(future, 0)
+        values[f"{tap}.pattern"] = pattern
         z = keep(f"{tap}.z", torch.einsum("bhqk,bkhe->bqhe", pattern, v))
         per_head = weights[f"{part}.attn.c_proj.weight"].reshape(config.n_head, width, -1)
         head_out = keep(f"{tap}.head_out", torch.einsum("bqhe,hed->bqhd", z, per_head))

@@ -404,7 +404,7 @@ def test_an_edit_is_numpy_indexing(drawn):
         (Edit.replace(RESID, "loud"), "must be numbers"),
         ((RESID, lambda x: x[:, :1]), r"must return shape \(2, 9, 24\), got \(2, 1, 24\)"),
         ((RESID, lambda x: None), "got NoneType"),
-        ("blocks.0.z", "neither an Edit nor"),
+        ("blocks.0.z", "is text; Edit.parse makes"),
     ],
     ids=str,
 )  # fmt: skip
@@ -458,3 +458,48 @@ def test_an_edit_of_an_unknown_tap_suggests_the_nearest(torch_runner):
 def test_an_edit_shows_what_it_is():
     assert repr(Edit.zero("blocks.9.z", head=9)) == "Edit('blocks.9.z', keep=0.0, add=0.0, head=9)"
     assert repr(Edit.steer("ln_f", rng(24))) == "Edit('ln_f', keep=1.0, add=array(24,))"
+
+
+@pytest.mark.parametrize(
+    ("edits", "words"),
+    [
+        (Edit.zero(Z), r"must be a list of edits, .* put \[ \] around it"),
+        ("blocks.1.z = 0", "must be a list of edits"),
+        (["blocks.1.z = 0"], "is text; Edit.parse makes an Edit of it"),
+        ([Edit.steer(RESID, 1e39)], "finite numbers that float32 can hold"),
+        ([Edit.steer(RESID, np.nan)], "finite numbers"),
+        ([Edit.zero(Z, head=slice(None, None, 0))], "steps of 0"),
+    ],
+)
+def test_what_is_no_list_of_edits_is_refused_on_every_engine(runner, edits, words):
+    with pytest.raises(EditError, match=words):
+        runner.run(IDS, edits=edits)
+    with pytest.raises(EditError, match=words):
+        runner.run(IDS[:, :2], edits=edits, cache=runner.new_cache(2))
+
+
+# No edit of a pattern lets a query see what comes later, or padding
+
+
+PATTERNS = [Edit.steer(PATTERN, 0.1), Edit.replace(PATTERN, 0.3, head=1)]
+
+
+@pytest.mark.parametrize("edit", PATTERNS, ids=["add", "replace"])
+def test_an_edited_pattern_stays_causal(runner, edit):
+    whole = runner.run(IDS, edits=[edit], taps=[PATTERN])
+    close(runner.run(IDS[:, :4], edits=[edit]).logits, whole.logits[:, :4], 2e-4)
+    assert not np.triu(whole.taps[PATTERN], 1).any()
+    assert (whole.taps[PATTERN][:, 1][:, np.tri(9, dtype=bool)] >= 0.09).all()
+
+
+@pytest.mark.parametrize("edit", PATTERNS, ids=["add", "replace"])
+def test_an_edited_pattern_sees_no_padding_in_any_chunks(runner, torch_runner, edit):
+    lengths, cache = np.array([5, 2]), runner.new_cache(2)
+    run = runner.run(IDS[:, :5], lengths=lengths, cache=cache, edits=[edit])
+    rows = [list(IDS[0, :5]), list(IDS[1, :2])]
+    for part in (IDS[:, 5:8], IDS[:, 8:9]):
+        run = runner.run(part, cache=run.cache, edits=[edit])
+        rows = [row + list(new) for row, new in zip(rows, part, strict=True)]
+    for row, ids in enumerate(rows):
+        alone = torch_runner.run(ids, edits=[edit]).logits[0, -1]
+        close(run.logits[row, -1], alone, 2e-4)

@@ -43,6 +43,15 @@ def test_a_token_leads_from_the_row_after_the_last_where_it_did_not(torch_runner
     assert json.loads(greedy.to_json())["steps"][0]["id"] == greedy.steps[0].id
 
 
+def test_layers_are_called_what_edits_and_the_lens_call_them(torch_runner):
+    got = generation_lens(torch_runner, PROMPT, greedy=True, max_new_tokens=8)
+    shown = str(got).splitlines()[2:]
+    for step, text in zip(got.steps, shown, strict=True):
+        row = got.rows[step.leads_from]
+        name = "embed" if row.endswith("resid_pre") else f"layer {row.split('.')[1]} "
+        assert name in text
+
+
 def test_steps_are_told_as_they_come(torch_runner):
     seen = []
     got = generation_lens(torch_runner, PROMPT, on_step=seen.append, **OPTIONS)
@@ -136,3 +145,9 @@ def test_the_command_refuses_in_one_line(arguments, words):
     assert (result.exit_code, result.stdout) == (2, "")
     assert words in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_several_prompts_are_refused(torch_runner):
+    for call in (generation_lens, lambda r, p: edit_effect(r, p, "blocks.1.z = 0")):
+        with pytest.raises(InputError, match="a prompt must be text, got list; one at a time"):
+            call(torch_runner, ["a", "b"])

@@ -33,12 +33,16 @@ def test_it_tells_what_was_asked_for(file, torch_runner):
     )  # fmt: skip
     assert found.config == CONFIG.to_hf()
     assert list(found.taps) == [f"blocks.{i}.resid_post" for i in range(3)]
-    assert found.edits == {tap: axes_of(tap) for tap in ("embed", "blocks.1.z")}
+    assert found.edits == {
+        "embed": ("batch", "pos", CONFIG.n_embd),
+        "blocks.1.z": ("batch", "pos", CONFIG.n_head, CONFIG.d_head),
+    }
+    assert found.taps["blocks.0.resid_post"] == axes_of("blocks.0.resid_post")
     assert found.size == file.stat().st_size
     assert found.inputs["input_ids"].startswith("int64 (batch_size, sequence_length")
     assert list(found.outputs) == ["logits", *present_names(CONFIG.n_layer)]
     assert not any(name.endswith((".keep", ".add")) for name in found.inputs)
-    assert json.loads(found.to_json())["edits"]["embed"] == ["batch", "pos", "d_model"]
+    assert json.loads(found.to_json())["edits"]["embed"] == ["batch", "pos", CONFIG.n_embd]
 
 
 def test_the_report_beside_it_is_the_gates_own(file):
