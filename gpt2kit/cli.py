@@ -381,17 +381,20 @@ def bench(
 @main.command()
 @debug_option
 def taps() -> None:
-    """List where a model can be read and edited."""
+    """List where a model can be read and edited, and how an edit is written."""
     from rich.console import Console
     from rich.table import Table
 
+    from gpt2kit import edit_grammar
     from gpt2kit.taps import tap_axes
 
     table = Table("tap", "axes", box=None, header_style="bold")
     for name, axes in tap_axes(1).items():
         general = name if name.endswith("resid_pre") else name.replace("blocks.0.", "blocks.{i}.")
         table.add_row(general, " ".join(axes))
-    Console(highlight=False).print(table)
+    console = Console(highlight=False, markup=False)
+    console.print(table)
+    console.print("\n" + (edit_grammar.__doc__ or "").strip(), soft_wrap=True)
 
 
 @main.command()
