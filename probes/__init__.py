@@ -14,13 +14,7 @@ from probes.attention import (
     attention_statistics,
     head_scores,
 )
-from probes.attribution import (
-    DirectLogitAttribution,
-    InputAttribution,
-    direct_logit_attribution,
-    input_attribution,
-)
-from probes.attribution_patching import attribution_patching, edge_attribution_patching
+from probes.attribution import DirectLogitAttribution, direct_logit_attribution
 from probes.circuits import (
     CircuitTokens,
     CopyingScores,
@@ -39,6 +33,7 @@ from probes.datasets import (
 from probes.directions import Direction, Steered, mean_difference, pca_directions, steer
 from probes.edit_effect import EditEffect, edit_effect
 from probes.generation import GenerationLens, generation_lens
+from probes.gradients import attribution_patching, edge_attribution_patching
 from probes.lens import LogitLens, logit_lens
 from probes.linear_probes import LinearProbe, linear_probe
 from probes.metrics import Metric
@@ -51,8 +46,9 @@ from probes.neurons import (
     top_activating,
 )
 from probes.patching import Patching, activation_patching
-from probes.path_patching import Paths, path_patching
+from probes.paths import Paths, path_patching
 from probes.single_head import HeadLens, head_lens
+from probes.token_attribution import InputAttribution, input_attribution
 from probes.trajectories import Trajectory, trajectory
 from probes.tuned import TunedLens, train_tuned_lens, tuned_lens
 from probes.weights import processed

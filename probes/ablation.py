@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from rich.console import RenderableType
+from rich.text import Text
 
 from gpt2kit.errors import InputError
 from gpt2kit.readout import Floats, Ints
@@ -18,10 +19,10 @@ from gpt2kit.runner import Runner
 from gpt2kit.taps import axes_of
 from probes.metrics import AnyMetric, as_metric, log_softmax
 from probes.patching import Places, sizes_of
-from probes.patching_view import Grid
-from probes.prompts import Prompt, prompt_ids
+from probes.prompts import Prompt, counted, prompt_ids
 from probes.result import Result
 from probes.sweep import Base, Measure, Saving, block_taps, patched, up_to
+from probes.view import Grid, bar, diverging, title
 
 KINDS = ("zero", "mean", "resample")
 
@@ -33,9 +34,11 @@ class Ablation(Result):
     kind: str  # zero, mean or resample
     put_in: str  # what stands in the ablated place
     source: str
+    dtype: str
     metric: str
     over: str
     axes: tuple[str, ...]  # (layer,) or (layer, head)
+    lengths: tuple[int, ...]  # (prompts,) tokens of each, up to the metric's position
     baseline: Floats  # (prompts,) the metric with nothing ablated
     values: Floats  # (prompts, *axes) the metric
     effect: Floats  # (*axes) mean over the prompts of values - baseline
@@ -46,21 +49,27 @@ class Ablation(Result):
         where = ", ".join(f"{axis} {i}" for axis, i in zip(self.axes, most, strict=True))
         return (
             f"Ablation({self.kind} of {self.over}, {sizes_of(self.axes, self.effect)}, "
-            f"{len(self.baseline)} prompts; most at {where}: {self.effect[most]:+.3g}; "
+            f"{counted(len(self.lengths), 'prompt')}; most at {where}: {self.effect[most]:+.3g}; "
             "print it for the grid)"
         )
 
     def render(self) -> RenderableType:
         """A grid of layers by heads."""
-        header = [
-            f"{self.kind} ablation  {self.source}  {self.over}",
-            f"{self.metric}: {self.baseline.mean():.4g}, mean over {len(self.baseline)} prompts",
-            f"cell: what is added to that; put in: {self.put_in}",
-            f"each prompt: {self.saving[-1]!r}",
-        ]
         values = self.effect.reshape(len(self.effect), -1)
-        heads = [str(h) for h in range(values.shape[1])] if "head" in self.axes else [self.over]
-        return Grid(header, values, columns={"head": heads}, most=float(np.abs(values).max()))
+        most = max(float(np.abs(values).max()), 1e-12)
+        one = len(self.lengths) == 1
+        read = counted(self.lengths[0], "token") if one else counted(len(self.lengths), "prompt")
+        header = [
+            title(f"{self.kind} ablation of {self.over}", self.source, self.dtype, read),
+            Text(f"{self.metric}: {self.baseline.mean():.4g}" + (not one) * ", mean of all"),
+            bar(diverging, f"{-most:+.2g}", f"{most:+.2g}", "cell: what is added to that"),
+            Text(f"put in: {self.put_in}"),
+            Text((not one) * "the last prompt: " + repr(self.saving[-1]), "dim"),
+        ]
+        columns = {"": [self.over]}
+        if "head" in self.axes:
+            columns = {"head": [str(head) for head in range(values.shape[1])]}
+        return Grid.of_numbers(header, values, columns, most=most)
 
 
 def ablate(
@@ -91,8 +100,8 @@ def ablate(
     rows = _rows(runner, prompts)
     ids = metric.ids(runner, len(rows))
     others = rows if reference is None else _rows(runner, reference)
-    put_in = _PutIn(runner, taps, kind, others, own=reference is None, seed=seed)
-    values, baselines, savings = [], [], []
+    put_in = _PutIn(runner, taps, kind, others, len(rows), own=reference is None, seed=seed)
+    values, baselines, savings, lengths = [], [], [], []
     for i, row in enumerate(rows):
         base = Base(runner, up_to(row, metric), taps)
         measure = Measure(metric, ids[i], log_softmax(base.logits))
@@ -102,12 +111,13 @@ def ablate(
         values.append([patched(base, tap, new[tap], places.cells, measure) for tap in taps])
         baselines.append(measure.of(base.logits[None])[0])
         savings.append(base.saving)
+        lengths.append(len(base.ids))
     shape = (len(rows), len(taps), *places.shape)
     found, baseline = np.array(values).reshape(shape), np.array(baselines)
     effect = found.mean(0) - baseline.mean()
     return Ablation(
-        kind, put_in.words, str(runner.source), metric.name, over, places.axes,
-        baseline, found, effect, tuple(savings),
+        kind, put_in.words, str(runner.source), runner.dtype, metric.name, over, places.axes,
+        tuple(lengths), baseline, found, effect, tuple(savings),
     )  # fmt: skip
 
 
@@ -120,17 +130,18 @@ class _PutIn:
         taps: Sequence[str],
         kind: str,
         reference: Sequence[Ints],
+        prompts: int,
         *,
         own: bool,
         seed: int,
     ) -> None:
         self.runner, self.taps, self.kind, self.reference = runner, taps, kind, reference
-        self.own, self.random = own, np.random.default_rng(seed)
+        self.own, self.prompts, self.random = own, prompts, np.random.default_rng(seed)
         count = len(reference)
         self.words = {
             "zero": "0",
-            "mean": f"the mean over {count} prompts and their positions",
-            "resample": f"the values of a prompt drawn from {count}",
+            "mean": f"the mean over the positions of {counted(count, 'prompt')}",
+            "resample": "the values of " + (f"one of {count} prompts" if count > 1 else "1 prompt"),
         }[kind]
         if kind == "mean":
             runs = [runner.run(ids, taps=taps, last_only=True).taps for ids in reference]
@@ -155,10 +166,11 @@ class _PutIn:
             if len(ids) >= length and not (self.own and i == prompt)
         ]
         if not fit:
+            which = "the prompt" if self.prompts == 1 else f"prompt {prompt}"
             what = "other prompt" if self.own else "reference prompt"
             raise InputError(
-                f"prompt {prompt} has {length} tokens and no {what} has as many to resample from; "
-                "give longer ones as reference"
+                f"{which} has {counted(length, 'token')} and no {what} has as many to resample "
+                "from; give longer ones as reference"
             )
         ids = fit[int(self.random.integers(len(fit)))]
         taps = self.runner.run(ids, taps=self.taps, last_only=True).taps

@@ -12,18 +12,17 @@ from dataclasses import dataclass
 
 import numpy as np
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from gpt2kit.errors import InputError
 from gpt2kit.readout import Floats, Ints
 from gpt2kit.runner import Runner
 from gpt2kit.sampling import largest
-from probes.attention_view import Grid, leaders, leading
+from probes.attention_view import PatternGrid, leaders, leading
 from probes.datasets import repeated_tokens
-from probes.lens_view import _visible
-from probes.prompts import Prompt, prompt_ids, token_texts
+from probes.prompts import Prompt, counted, prompt_ids, token_texts
 from probes.result import Result
+from probes.view import table, title, visible
 
 KINDS = ("previous_token", "duplicate_token", "induction", "first_token", "current_token")
 _MOST = 1 << 26  # attention weights held at a time: 256 MB in float32
@@ -34,6 +33,7 @@ class HeadPattern(Result):
     """Where one head looks: each query's row is a distribution over the keys up to it."""
 
     source: str
+    dtype: str
     layer: int
     head: int
     tokens: tuple[str, ...]  # (N,)
@@ -41,12 +41,13 @@ class HeadPattern(Result):
 
     def __repr__(self) -> str:
         return (
-            f"HeadPattern({self.source}, head {self.layer}.{self.head}, {len(self.tokens)} tokens)"
+            f"HeadPattern({self.source}, head {self.layer}.{self.head}, "
+            f"{counted(len(self.tokens), 'token')})"
         )
 
     def render(self) -> RenderableType:
         """A grid as wide as the terminal: queries downwards, keys to the right."""
-        return Grid(self)
+        return PatternGrid(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +55,7 @@ class AttentionPatterns(Result):
     """Where every head of some layers looks."""
 
     source: str
+    dtype: str
     prompt_ids: Ints  # (N,)
     tokens: tuple[str, ...]  # (N,)
     layers: tuple[int, ...]  # (L,)
@@ -68,7 +70,7 @@ class AttentionPatterns(Result):
                 f"head {layer}.{head}: the layers here are {have}, heads 0 to {heads - 1}"
             )
         pattern = self.patterns[self.layers.index(layer), head]
-        return HeadPattern(self.source, layer, head, self.tokens, pattern)
+        return HeadPattern(self.source, self.dtype, layer, head, self.tokens, pattern)
 
     def __repr__(self) -> str:
         count = len(self.layers) * self.patterns.shape[1]
@@ -79,11 +81,14 @@ class AttentionPatterns(Result):
 
     def render(self) -> RenderableType:
         """The strongest looks of one token at another, the first token left aside."""
-        table = Table("head", "from", "to", "attention")
+        rows = table("head", "from", "to", "attention", numbers=["attention"])
         for weight, layer, head, query, key in self._strongest(10):
-            ends = (Text(f"{i} {_visible(self.tokens[i])}") for i in (query, key))
-            table.add_row(f"{layer}.{head}", *ends, f"{weight:.3f}")
-        return Group(Text(repr(self)), table)
+            ends = (Text(f"{i} {visible(self.tokens[i])}") for i in (query, key))
+            rows.add_row(f"{layer}.{head}", *ends, f"{weight:.3f}")
+        read = counted(len(self.tokens), "token")
+        first = title("attention patterns", self.source, self.dtype, read)
+        what = Text("the strongest looks at an earlier token; show(layer, head) draws a head")
+        return Group(first, what, "", rows)
 
     def _strongest(self, n: int) -> list[tuple[float, int, int, int, int]]:
         """(attention, layer, head, query, key), key neither the query nor the first token."""
@@ -106,6 +111,7 @@ class HeadScores(Result):
     """
 
     source: str
+    dtype: str
     text: str  # what was run
     previous_token: Floats  # (layer, head) to the position before
     duplicate_token: Floats  # (layer, head) to earlier copies of the same token
@@ -125,9 +131,10 @@ class HeadScores(Result):
 
     def render(self) -> RenderableType:
         """Which heads do what: the leading heads of each kind, best first."""
-        return leaders(
-            self, {kind.replace("_", " "): (getattr(self, kind), True) for kind in KINDS}
-        )
+        columns = {kind.replace("_", " "): (getattr(self, kind), True) for kind in KINDS}
+        what = "layer.head of the five that lead, and their mean attention to it, from 0 to 1"
+        first = title("what heads look at", self.source, self.dtype, self.text)
+        return leaders(first, what, columns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +142,7 @@ class AttentionStatistics(Result):
     """How widely and how far back each head looks, on average over the positions of a prompt."""
 
     source: str
+    dtype: str
     tokens: tuple[str, ...]  # (N,)
     entropy: Floats  # (layer, head) nats; 0 is one key, log(keys) all alike
     distance: Floats  # (layer, head) tokens between query and key, weighted by attention
@@ -151,7 +159,9 @@ class AttentionStatistics(Result):
             "nearest": (self.distance, False),
             "farthest": (self.distance, True),
         }
-        return leaders(self, columns)
+        read = counted(len(self.tokens), "token")
+        first = title("attention statistics", self.source, self.dtype, read)
+        return leaders(first, "layer.head, and entropy in nats or distance in tokens", columns)
 
 
 def attention_patterns(
@@ -175,7 +185,7 @@ def attention_patterns(
     ids = prompt_ids(runner, prompt, prepend_bos=prepend_bos)
     patterns = np.stack([pattern[0] for _, pattern in _each(runner, ids[None], chosen)])
     return AttentionPatterns(
-        str(runner.source), ids, token_texts(runner, ids), tuple(chosen), patterns
+        str(runner.source), runner.dtype, ids, token_texts(runner, ids), tuple(chosen), patterns
     )
 
 
@@ -198,7 +208,7 @@ def head_scores(
     config, start = runner.config, 1
     if prompt is not None:
         ids = prompt_ids(runner, prompt)[None]
-        what = f"a text of {ids.shape[1]} tokens"
+        what = f"a text of {counted(ids.shape[1], 'token')}"
     elif 2 * length <= config.n_positions:
         ids, start = repeated_tokens(config.vocab_size, batch, length, seed=seed), length
         what = f"{batch} x {length} random tokens, said twice"
@@ -212,7 +222,7 @@ def head_scores(
         for kind, target in targets.items():
             if count := target.any(-1).sum():
                 scores[kind][layer] = np.einsum("bhqk,bqk->h", pattern, target) / count
-    return HeadScores(str(runner.source), what, **scores)
+    return HeadScores(str(runner.source), runner.dtype, what, **scores)
 
 
 def attention_statistics(runner: Runner, prompt: Prompt) -> AttentionStatistics:
@@ -230,7 +240,11 @@ def attention_statistics(runner: Runner, prompt: Prompt) -> AttentionStatistics:
         entropy.append(-(p * np.log(np.where(p > 0, p, 1))).sum(-1).mean(-1))
         distance.append((p * apart[1:]).sum(-1).mean(-1))
     return AttentionStatistics(
-        str(runner.source), token_texts(runner, ids), np.stack(entropy), np.stack(distance)
+        str(runner.source),
+        runner.dtype,
+        token_texts(runner, ids),
+        np.stack(entropy),
+        np.stack(distance),
     )
 
 

@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.color import Color
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.style import Style
-from rich.table import Table
 from rich.text import Text
 
 from gpt2kit.readout import Floats
-from probes.lens_view import _fit, _visible
-from probes.result import Result
+from probes.prompts import counted
+from probes.view import bar, fit, on, sequential, table, title, visible
 
 if TYPE_CHECKING:
     from probes.attention import HeadPattern
@@ -29,13 +27,14 @@ def leading(scores: Floats, n: int, most: bool = True) -> list[tuple[int, int, f
     return [(*at, float(scores[at])) for at in places if not np.isnan(scores[at])]
 
 
-def leaders(of: Result, columns: Mapping[str, tuple[Floats, bool]]) -> RenderableType:
-    """Five heads a column, as `layer.head score`. columns: name -> (scores, whether most leads)."""
-    table = Table(*columns)
+def leaders(first: Text, what: str, columns: Mapping[str, tuple[Floats, bool]]) -> RenderableType:
+    """Five heads a column, as `layer.head score`. first, what: the lines above.
+    columns: name -> (scores, whether most leads)."""
+    rows = table(*columns)
     cells = [_aligned(leading(scores, 5, most)) for scores, most in columns.values()]
     for row in range(max(map(len, cells))):
-        table.add_row(*(column[row] if row < len(column) else "" for column in cells))
-    return Group(Text(repr(of)), table)
+        rows.add_row(*(column[row] if row < len(column) else "" for column in cells))
+    return Group(first, Text(what), "", rows)
 
 
 def _aligned(heads: list[tuple[int, int, float]]) -> list[str]:
@@ -49,7 +48,7 @@ def _aligned(heads: list[tuple[int, int, float]]) -> list[str]:
     ]
 
 
-class Grid:
+class PatternGrid:
     """A head's pattern in percent, or where that is too wide, in shades; a very long prompt's
     tokens are taken together, so that each cell is the attention an average token of its row pays
     to all of its column."""
@@ -64,13 +63,16 @@ class Grid:
         starts = np.arange(0, n, step)
         sums = np.add.reduceat(np.add.reduceat(self.of.pattern, starts, 1), starts, 0)
         values = sums / np.diff([*starts, n])[:, None]
-        head, unit = f"head {self.of.layer}.{self.of.head}", ", in percent" if cell == 3 else ""
-        yield Text.assemble((head, "bold"), f"  {self.of.source}  rows look at columns{unit}")
+        head, read = f"attention of head {self.of.layer}.{self.of.head}", counted(n, "token")
+        yield title(head, self.of.source, self.of.dtype, read)
         if cell == 1:
             taken = f", {step} tokens a cell" if step > 1 else ""
-            yield Text(f"shades {SHADES[1:]} from 0 to 1{taken}")
+            yield Text(f"rows look at columns: ·░▒▓█ from 0 to 1{taken}")
+        else:
+            yield bar(sequential, "0", "100", "percent of the row's attention")
+        yield Text("")
         for row, start in enumerate(starts):
-            label = _fit(f"{start:>4} {_visible(self.of.tokens[start])}", LABEL - 1)
+            label = fit(f"{start:>4} {visible(self.of.tokens[start])}", LABEL - 1)
             line = Text(f"{label} ", "dim", no_wrap=True)
             for value in values[row, : row + 1]:
                 line.append(_cell(float(value), cell), _style(float(value), cell))
@@ -90,9 +92,5 @@ def _cell(value: float, width: int) -> str:
 
 def _style(value: float, width: int) -> Style:
     """A number stands on its colour; a shade is drawn in it."""
-    shade = min(max(value, 0.0), 1.0)
-    mix = [a + (b - a) * shade for a, b in ((34, 250), (37, 224), (58, 96))]
-    if width == 1:
-        return Style(color=Color.from_rgb(*mix))
-    ink = Color.from_rgb(12, 14, 20) if shade > 0.5 else Color.from_rgb(245, 245, 245)
-    return Style(color=ink, bgcolor=Color.from_rgb(*mix))
+    colour = sequential(value)
+    return on(colour) if width == 3 else Style(color=colour)

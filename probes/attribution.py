@@ -1,28 +1,23 @@
-"""Attribution: which parts of the model, and which tokens of the prompt, a logit comes from.
+"""Direct logit attribution: which parts of the model a logit comes from.
 
 The last layer norm and the unembedding are linear once the norm's scale is fixed, so that a logit
 is a sum over everything that was added to the residual stream: Elhage et al. 2021, "A Mathematical
 Framework for Transformer Circuits"; Wang et al. 2022, arXiv 2211.00593, for differences of two
-logits. Attribution to tokens needs gradients and torch: Sundararajan et al. 2017, "Axiomatic
-Attribution for Deep Networks", arXiv 1703.01365.
+logits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.color import Color
-from rich.console import Console, ConsoleOptions, Group, RenderableType
-from rich.style import Style
-from rich.table import Table
-from rich.text import Text
+from rich.console import RenderableType
 
 from gpt2kit.errors import GPT2KitError, InputError
 from gpt2kit.readout import Floats, Ints
 from gpt2kit.tokenizer import printable
+from probes.attribution_view import parts
 from probes.prompts import Prompt, index, prompt_ids, tokenizer_of
 from probes.result import Result
 
@@ -33,16 +28,13 @@ if TYPE_CHECKING:
     from gpt2kit.torch_runner import TorchRunner
 
 LEVELS = ("component", "head", "neuron")
-METHODS = ("gradient_x_input", "integrated_gradients")
-STRONGEST, MOST_TOKENS = 10, 40  # lines of a printed table
-_TOGETHER = 1024  # tokens in one backward pass; its memory grows with them
 # How far the parts may be from the model's logit, relative to its size: the same sum in another
 # order, and in half precision the rounding of every sum on the way.
 _TOLERANCE = {"float16": 1e-2, "bfloat16": 5e-2}
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class _Asked(Result):
+class Asked(Result):
     """What an attribution was asked about.
 
     The number explained is the logit of `target` as the token after `position`, or with a foil
@@ -60,22 +52,17 @@ class _Asked(Result):
     total: float  # the model's own number
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.source}, {self._what()}; print it for the table)"
+        return f"{type(self).__name__}({self.source}, {self.explained}; print it for the table)"
 
-    def _what(self) -> str:
+    @property
+    def explained(self) -> str:
+        """The number explained, in words."""
         foil = "" if self.foil is None else f" minus logit of {printable(self.foil)!r}"
         return f"logit of {printable(self.target)!r}{foil} = {self.total:+.3f}"
 
-    def _header(self, title: str) -> list[RenderableType]:
-        bos = "<|endoftext|> added in front" if self.has_bos else "no BOS added"
-        about = f"  {self.source}  {self.dtype}  {len(self.prompt_ids)} tokens, {bos}"
-        token = printable(self.prompt_tokens[self.position])
-        where = f" after {token!r} (position {self.position})"
-        return [Text.assemble((title, "bold"), about), Text(self._what() + where)]
-
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class DirectLogitAttribution(_Asked):
+class DirectLogitAttribution(Asked):
     """A logit, or a difference of two, as a sum of parts.
 
     values: kind of part -> its values, with L layers, H heads, M neurons a layer:
@@ -104,21 +91,9 @@ class DirectLogitAttribution(_Asked):
 
     def render(self) -> RenderableType:
         """The strongest parts for and against, then every layer's heads and MLP."""
-        parts = self.parts
-        ranked = sorted(zip(parts.tolist(), self.names, strict=True))
-        table = Table(box=None, pad_edge=False)
-        for column in ("for", "", "against", ""):
-            table.add_column(column, justify="left" if column else "right", no_wrap=True)
-        for most, least in zip(ranked[: -STRONGEST - 1 : -1], ranked[:STRONGEST], strict=True):
-            if most[0] > 0 or least[0] < 0:
-                table.add_row(*_cells(most, most[0] > 0), *_cells(least, least[0] < 0))
-        count = f"the strongest of {len(parts)} parts, which sum to {parts.sum():+.3f}"
-        return Group(
-            *self._header("direct logit attribution"), "", table, Text(count, "dim"), "",
-            _Grid(self._by_layer()),
-        )  # fmt: skip
+        return parts(self)
 
-    def _by_layer(self) -> dict[str, Floats]:
+    def by_layer(self) -> dict[str, Floats]:
         """Column -> (L,): heads or attention, their bias, and the MLP."""
         v = self.values
         mlp = v["neuron"].sum(1) + v["mlp_bias"] if self.by == "neuron" else v["mlp"]
@@ -126,44 +101,6 @@ class DirectLogitAttribution(_Asked):
             return {"attn": v["attn"], "mlp": mlp}
         heads = {f"h{i}": head for i, head in enumerate(v["head"].T)}
         return {**heads, "bias": v["attn_bias"], "mlp": mlp}
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class InputAttribution(_Asked):
-    """What each token of the prompt adds to a logit, or to a difference of two.
-
-    `completeness` is how far integrated gradients are from summing to the change from the
-    baseline, `total - baseline_total`: small, if `steps` are enough. For gradient x input it is
-    how far from linear the model is, and need not be small.
-    """
-
-    method: str
-    steps: int  # points on the way from the baseline; 1 for gradient_x_input
-    baseline: str  # what an absent token is
-    baseline_total: float  # the model's number there
-    completeness: float  # sum of values - (total - baseline_total)
-    values: Floats  # (N,); 0 after `position`, which nothing later can change
-
-    def render(self) -> RenderableType:
-        """The tokens in order; of a long prompt, the strongest of them."""
-        seen = self.values[: self.position + 1]
-        shown = np.sort(np.argsort(-np.abs(seen), kind="stable")[:MOST_TOKENS])
-        most = max(float(np.abs(seen).max()), 1e-30)
-        table = Table(box=None, pad_edge=False)
-        table.add_column("pos", justify="right")
-        table.add_column("token", overflow="ellipsis", no_wrap=True)
-        table.add_column("value", justify="right")
-        table.add_column("", no_wrap=True)
-        for i in shown:
-            bar = Text("█" * round(24 * abs(seen[i]) / most), Style(color=_colour(seen[i], most)))
-            token = Text(repr(printable(self.prompt_tokens[i])))
-            table.add_row(str(i), token, f"{seen[i]:+.3f}", bar)
-        hidden = len(seen) - len(shown)
-        note = f"; the {hidden} weakest tokens are not shown" if hidden else ""
-        change = f"{self.total - self.baseline_total:+.3f} from the baseline, {self.baseline}"
-        title = self.method.replace("_", " ")
-        total = Text(f"sum {seen.sum():+.3f}; change {change}{note}")
-        return Group(*self._header(title), total, "", table)
 
 
 def direct_logit_attribution(
@@ -195,7 +132,7 @@ def direct_logit_attribution(
         raise InputError(f"by = {by!r} is not one of {', '.join(LEVELS)}")
     ids = prompt_ids(runner, prompt, prepend_bos=prepend_bos)
     at = index(position, len(ids))
-    tokens = _tokens(runner, target, foil)
+    tokens = target_ids(runner, target, foil)
     heads, neurons = by != "component", by == "neuron"
     taps = ["embed", "pos_embed", "ln_f_scale"]
     taps += ["blocks.*.z" if heads else "blocks.*.attn_out"]
@@ -212,7 +149,7 @@ def direct_logit_attribution(
             "please report it"
         )
     return DirectLogitAttribution(
-        **_asked(runner, ids, at, prepend_bos, target, foil), total=total, by=by, values=values
+        **asked(runner, ids, at, prepend_bos, target, foil), total=total, by=by, values=values
     )
 
 
@@ -221,10 +158,10 @@ def _decompose(
 ) -> dict[str, Floats]:
     """The `values` of a DirectLogitAttribution, at the last position of a run."""
     weights, layers = runner.model.state_dict(), range(runner.config.n_layer)
-    unembedding = _double(runner.model.unembedding[tokens])  # (1 or 2, d_model)
+    unembedding = double(runner.model.unembedding[tokens])  # (1 or 2, d_model)
     towards = unembedding[0] - unembedding[1:].sum(0)
-    ln_f_bias = _double(weights["ln_f.bias"]) @ towards
-    towards = towards * _double(weights["ln_f.weight"])
+    ln_f_bias = double(weights["ln_f.bias"]) @ towards
+    towards = towards * double(weights["ln_f.weight"])
     # (x - mean x) . w = x . (w - mean w)
     towards = (towards - towards.mean()) / float(taps["ln_f_scale"][0, -1, 0])
 
@@ -233,7 +170,7 @@ def _decompose(
 
     def through(module: str, kind: str) -> Floats:
         """(L, …) how far a weight or bias of a module goes towards the token."""
-        return np.stack([_double(weights[f"h.{i}.{module}.{kind}"]) @ towards for i in layers])
+        return np.stack([double(weights[f"h.{i}.{module}.{kind}"]) @ towards for i in layers])
 
     def split(tap: str, module: str) -> Floats:
         """(L, …) hidden units, each times how far its own row of the module goes."""
@@ -255,86 +192,7 @@ def _decompose(
     return values | {"ln_f_bias": np.asarray(ln_f_bias)}
 
 
-def input_attribution(
-    runner: TorchRunner,
-    prompt: Prompt,
-    *,
-    target: str,
-    foil: str | None = None,
-    method: str = "integrated_gradients",
-    steps: int = 32,
-    position: int = -1,
-    prepend_bos: bool = False,
-) -> InputAttribution:
-    """How much of a logit each token of the prompt accounts for, by gradients (torch only).
-
-    method: "gradient_x_input", the gradient at the token embeddings times these, summed over
-        d_model; or "integrated_gradients", the same with the mean of the gradient on the straight
-        way from the baseline, which is that all token embeddings are zero. Position embeddings
-        stay. `completeness` says how exact the mean is.
-    steps: points at which that mean takes gradients (Gauss-Legendre); of no use to the other.
-    target, foil, position, prepend_bos, and errors: see `direct_logit_attribution`.
-    """
-    import torch
-
-    if method not in METHODS:
-        raise InputError(f"method = {method!r} is not one of {', '.join(METHODS)}")
-    if steps < 1:
-        raise InputError(f"steps = {steps} must be at least 1")
-    ids = prompt_ids(runner, prompt, prepend_bos=prepend_bos)
-    at = index(position, len(ids))
-    tokens = _tokens(runner, target, foil)
-    points, shares = np.ones(1), np.ones(1)
-    if method == "integrated_gradients":
-        points, shares = (x / 2 for x in np.polynomial.legendre.leggauss(steps))
-        points = points + 0.5  # from (-1, 1) to (0, 1)
-    seen = torch.from_numpy(ids[: at + 1]).to(runner.device)
-    ends, _ = _gradients(runner, seen, tokens, np.array([0.0, 1.0]))
-    values = np.zeros(len(ids))
-    most = max(1, _TOGETHER // len(seen))
-    for start in range(0, len(points), most):
-        some = slice(start, start + most)
-        _, slopes = _gradients(runner, seen, tokens, points[some])
-        values[: at + 1] += shares[some] @ slopes
-    return InputAttribution(
-        **_asked(runner, ids, at, prepend_bos, target, foil),
-        total=float(ends[1]),
-        method=method,
-        steps=len(points),
-        baseline="zero token embeddings",
-        baseline_total=float(ends[0]),
-        completeness=float(values.sum() - (ends[1] - ends[0])),
-        values=values,
-    )
-
-
-def _gradients(
-    runner: TorchRunner, ids: Tensor, tokens: list[int], points: Floats
-) -> tuple[Floats, Floats]:
-    """With token embeddings (pos, d_model) times each point: the number explained (points,), and
-    its gradient there times the embeddings, (points, pos)."""
-    import torch
-
-    from gpt2kit.model import at_least_float32
-
-    # Also where the caller has gradients off; those of the weights are never asked for.
-    with torch.inference_mode(False), torch.enable_grad():
-        weight = runner.model.wte.weight
-        embed = at_least_float32(weight.detach()[ids])
-        scales = torch.from_numpy(points).to(embed.device, embed.dtype)
-        x = (scales[:, None, None] * embed).requires_grad_()
-        out = runner.model(
-            ids.expand(len(points), -1),
-            edits={"embed": lambda _: x.to(weight.dtype)},
-            last_only=True,
-        )
-        logits = at_least_float32(out.logits[:, -1, tokens])
-        number = logits[:, 0] - logits[:, 1:].sum(-1)
-        (slope,) = torch.autograd.grad(number.sum(), x)
-    return _double(number), _double((slope * embed).sum(-1))
-
-
-def _tokens(runner: TorchRunner, target: str, foil: str | None) -> list[int]:
+def target_ids(runner: TorchRunner, target: str, foil: str | None) -> list[int]:
     """Ids of the target, and of the foil if there is one."""
     tokenizer = tokenizer_of(runner)
     if foil == target:
@@ -344,10 +202,10 @@ def _tokens(runner: TorchRunner, target: str, foil: str | None) -> list[int]:
     return [tokenizer.single(text) for text in (target, foil) if text is not None]
 
 
-def _asked(
+def asked(
     runner: TorchRunner, ids: Ints, at: int, has_bos: bool, target: str, foil: str | None
 ) -> dict[str, Any]:
-    """The fields of _Asked, but for `total`."""
+    """The fields of Asked, but for `total`."""
     return {
         "source": str(runner.source),
         "dtype": runner.dtype,
@@ -360,40 +218,7 @@ def _asked(
     }
 
 
-def _double(x: Tensor) -> Floats:
+def double(x: Tensor) -> Floats:
+    """Numbers in float64, off the device."""
     array: Floats = x.detach().cpu().double().numpy()
     return array
-
-
-def _cells(part: tuple[float, str], shown: bool) -> tuple[str, str]:
-    return (part[1], f"{part[0]:+.3f}") if shown else ("", "")
-
-
-@dataclass(frozen=True)
-class _Grid:
-    """A number for every layer (L,) of every column, in blocks that fit the terminal."""
-
-    columns: dict[str, Floats]
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
-        label, width = 6, 7
-        most = max(float(np.abs(list(self.columns.values())).max()), 1e-30)
-        names = list(self.columns)
-        fit = max(1, (options.max_width - label) // width)
-        for start in range(0, len(names), fit):
-            block = names[start : start + fit]
-            heads = "".join(f"{name:>{width}}" for name in block)
-            yield Text(f"{'layer':<{label}}{heads}", "dim", no_wrap=True)
-            for layer in reversed(range(len(self.columns[names[0]]))):
-                line = Text(f"{layer:<{label}}", no_wrap=True)
-                for value in (float(self.columns[name][layer]) for name in block):
-                    number = f"{value:+.2f}" if abs(value) < 1000 else f"{value:+.0f}"
-                    line.append(f"{number:>{width}}", Style(color=_colour(value, most)))
-                yield line
-
-
-def _colour(value: float, most: float) -> Color:
-    """Grey at 0, orange for, blue against."""
-    share = min(abs(value) / most, 1.0) ** 0.5
-    end = (240, 110, 60) if value > 0 else (90, 140, 250)
-    return Color.from_rgb(*(120 + (to - 120) * share for to in end))

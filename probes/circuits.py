@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from gpt2kit.config import GPT2Config
@@ -33,6 +32,7 @@ from gpt2kit.tokenizer import printable
 from probes.attention_view import leaders
 from probes.prompts import Token, token_id, token_texts
 from probes.result import Result
+from probes.view import table, title
 
 if TYPE_CHECKING:
     from gpt2kit.torch_runner import TorchRunner
@@ -49,6 +49,7 @@ class CopyingScores(Result):
     """
 
     source: str
+    dtype: str
     scores: Floats  # (layer, head), from -1 to 1
 
     def __repr__(self) -> str:
@@ -57,7 +58,9 @@ class CopyingScores(Result):
 
     def render(self) -> RenderableType:
         """The heads at either end."""
-        return leaders(self, {"most copying": (self.scores, True), "least": (self.scores, False)})
+        columns = {"most copying": (self.scores, True), "least": (self.scores, False)}
+        what = "layer.head, and how far its OV circuit raises what it looks at, from -1 to 1"
+        return leaders(title("copying scores", self.source, self.dtype), what, columns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +68,7 @@ class CircuitTokens(Result):
     """The tokens that a head's OV or QK circuit joins most strongly to one token, best first."""
 
     source: str
+    dtype: str
     circuit: str  # "OV" or "QK"
     layer: int
     head: int
@@ -81,11 +85,14 @@ class CircuitTokens(Result):
 
     def render(self) -> RenderableType:
         """The tokens and their values."""
-        what = ("promoted", "logit") if self.circuit == "OV" else ("key", "score")
-        table = Table(*what)
+        ov = self.circuit == "OV"
+        name, unit = ("promoted", "logit") if ov else ("key", "score")
+        rows = table(name, unit, numbers=[unit])
         for token, value in zip(self.tokens, self.values, strict=True):
-            table.add_row(Text(repr(printable(token))), f"{value:.2f}")
-        return Group(Text(repr(self)), table)
+            rows.add_row(Text(repr(printable(token))), f"{value:.2f}")
+        first = title(f"{self.circuit} of head {self.layer}.{self.head}", self.source, self.dtype)
+        what = f"{printable(self.token)!r} " + ("is looked at" if ov else "looks")
+        return Group(first, Text(what), "", rows)
 
 
 def copying_score(runner: TorchRunner) -> CopyingScores:
@@ -108,7 +115,7 @@ def copying_score(runner: TorchRunner) -> CopyingScores:
         size = np.abs(eigenvalues).sum()
         if size > _NOTHING * np.prod([np.linalg.norm(x) for x in (out, through, value)]):
             scores[layer, head] = eigenvalues.sum().real / size
-    return CopyingScores(str(runner.source), scores)
+    return CopyingScores(str(runner.source), runner.dtype, scores)
 
 
 def ov_top_tokens(
@@ -208,4 +215,6 @@ def _top(
         raise InputError(f"top_k = {top_k} must be from 1 to {len(values)}, the vocabulary")
     best, ids = largest(values, top_k)
     token, *tokens = token_texts(runner, np.array([row, *ids]))
-    return CircuitTokens(str(runner.source), circuit, layer, head, token, ids, tuple(tokens), best)
+    return CircuitTokens(
+        str(runner.source), runner.dtype, circuit, layer, head, token, ids, tuple(tokens), best
+    )

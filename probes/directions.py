@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
-from rich.table import Table
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from gpt2kit.edits import Edit, Where
@@ -24,6 +24,7 @@ from gpt2kit.taps import axes_of, resolve, resolve_one
 from gpt2kit.tokenizer import printable
 from probes.prompts import index, prompt_ids
 from probes.result import Result
+from probes.view import table, title
 
 T = TypeVar("T")
 Prompts = Sequence[str] | Sequence[Sequence[int]]
@@ -63,17 +64,18 @@ class Steered(Result):
     """What the model says under one direction at several strengths."""
 
     source: str
+    dtype: str
     tap: str
     prompt: str
     strengths: tuple[float, ...]  # (S,)
     texts: tuple[str, ...]  # (S,) the new text alone
 
-    def render(self) -> Table:
+    def render(self) -> RenderableType:
         """One line for each strength."""
-        table = Table("strength", "continuation", title=f"steering {self.tap} of {self.source}")
+        rows = table("strength", "continuation", numbers=["strength"])
         for strength, text in zip(self.strengths, self.texts, strict=True):
-            table.add_row(f"{strength:+g}", Text(printable(text)))
-        return table
+            rows.add_row(f"{strength:+g}", Text(printable(text)))
+        return Group(title(f"steering at {self.tap}", self.source, self.dtype), "", rows)
 
     def __repr__(self) -> str:
         return f"Steered({self.source}, {self.tap}, {len(self.strengths)} strengths)"
@@ -144,7 +146,7 @@ def steer(
         for strength in strengths
     ]  # fmt: skip
     own = tuple(float(s) for s in strengths)
-    return Steered(str(runner.source), direction.tap, prompt, own, tuple(texts))
+    return Steered(str(runner.source), runner.dtype, direction.tap, prompt, own, tuple(texts))
 
 
 def collect(

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from gpt2kit.runner import Runner
 from probes.result import Result
+from probes.view import table, title
 
+WIDEST = 60  # columns of a fact and its source
 _COLOURS = {"holds": "green", "differs": "bold red", "skipped": "yellow"}
 
 
@@ -96,9 +97,11 @@ class FactsReport(Result):
         return "holds" in verdicts and "differs" not in verdicts
 
     def __repr__(self) -> str:
+        return f"FactsReport({self.source}, {self.dtype}: {self._counts()})"
+
+    def _counts(self) -> str:
         verdicts = [row.verdict for row in self.rows]
-        counts = ", ".join(f"{verdicts.count(v)} {v}" for v in ("holds", "differs", "skipped"))
-        return f"FactsReport({self.source}, {self.dtype}: {counts})"
+        return ", ".join(f"{verdicts.count(v)} {v}" for v in ("holds", "differs", "skipped"))
 
     def to_dict(self) -> dict[str, Any]:
         """The rows, and whether the report passed."""
@@ -106,10 +109,11 @@ class FactsReport(Result):
 
     def render(self) -> RenderableType:
         """Claimed beside measured, one fact below the other."""
-        table = Table("fact", pad_edge=False, box=None, padding=(0, 2, 1, 0))
-        table.add_column("claimed", justify="right", no_wrap=True)
-        table.add_column("measured", justify="right", no_wrap=True)
-        table.add_column("verdict", no_wrap=True)
+        rows = table("fact", "claimed", "measured", "verdict", numbers=("claimed", "measured"))
+        rows.padding = (0, 2, 1, 0)
+        for column in rows.columns:
+            column.no_wrap = column is not rows.columns[0]
+        rows.columns[0].max_width = WIDEST
         for row in self.rows:
-            table.add_row(*row.cells())
-        return Group(Text(repr(self)), "", table)
+            rows.add_row(*row.cells())
+        return Group(title("published facts", self.source, self.dtype, self._counts()), "", rows)

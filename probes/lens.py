@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import RenderableType
 
 from gpt2kit.errors import GPT2KitError, InputError
 from gpt2kit.readout import Floats, Ints, Readout
 from gpt2kit.runner import Runner
 from probes.prompts import Prompt, Where, prompt_ids, select, tokenizer_of
+from probes.result import Result
 
 SITES = {"resid": "resid_post", "mid": "resid_mid", "attn": "attn_out", "mlp": "mlp_out"}
 QUANTITIES = ("prob", "logit", "rank", "entropy", "kl")
@@ -29,7 +30,7 @@ _TOLERANCE = {"float16": 1e-2, "bfloat16": 5e-2}
 
 
 @dataclass(frozen=True)
-class LogitLens:
+class LogitLens(Result):
     """Next-token predictions by layer and position.
 
     Rows (R) are the taps in `rows`, bottom to top of the model; the last is always the final
@@ -37,6 +38,7 @@ class LogitLens:
     Logarithms are natural.
     """
 
+    kind: str  # "logit lens" or "tuned lens"
     source: str  # model, and revision if one was named
     dtype: str
     has_bos: bool  # whether <|endoftext|> was put before the prompt
@@ -82,6 +84,7 @@ class LogitLens:
     def to_dict(self) -> dict[str, Any]:
         """Plain data: header, and one entry for each cell."""
         return {
+            "kind": self.kind,
             "model": self.source,
             "dtype": self.dtype,
             "bos_added": self.has_bos,
@@ -124,10 +127,6 @@ class LogitLens:
             ],
         }
 
-    def to_json(self) -> str:
-        """`to_dict` as JSON."""
-        return json.dumps(self.to_dict(), ensure_ascii=False, indent=1)
-
     def to_csv(self) -> str:
         """One line for each row and position, the top tokens side by side."""
         out = io.StringIO()
@@ -143,20 +142,16 @@ class LogitLens:
             writer.writerow(flat)
         return out.getvalue()
 
-    def __str__(self) -> str:
-        from probes.lens_view import as_text
+    def render(self) -> RenderableType:
+        """The grid, coloured by probability."""
+        from probes.lens_view import grid
 
-        return as_text(self)
-
-    def _repr_html_(self) -> str:
-        from probes.lens_view import as_html
-
-        return as_html(self)
+        return grid(self)
 
     def __repr__(self) -> str:
         return (
-            f"LogitLens({self.source}, {len(self.rows)} rows x {len(self.positions)} positions, "
-            f"top {self.top_ids.shape[-1]}; print it for the grid)"
+            f"LogitLens({self.kind}, {self.source}, {len(self.rows)} rows x "
+            f"{len(self.positions)} positions, top {self.top_ids.shape[-1]}; print it for the grid)"
         )
 
 
@@ -216,6 +211,7 @@ def logit_lens(
     assert read.kl is not None
     text = {int(i): tokenizer.decode([i]) for i in np.unique(read.top_ids)}
     return LogitLens(
+        kind="logit lens",
         source=str(runner.source),
         dtype=runner.dtype,
         has_bos=prepend_bos,

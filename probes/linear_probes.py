@@ -13,13 +13,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.table import Table
+from rich.console import Group, RenderableType
 
 from gpt2kit.errors import InputError
 from gpt2kit.readout import Floats, Ints
 from gpt2kit.runner import Runner
 from probes.directions import Prompts, collect
+from probes.prompts import counted
 from probes.result import Result
+from probes.view import table, title
 
 _SHUFFLES = 5  # controls are the mean of so many
 _ITERATIONS = 2000
@@ -34,6 +36,7 @@ class LinearProbe(Result):
     """
 
     source: str
+    dtype: str
     taps: tuple[str, ...]  # (R,) in the order in which they fire
     position: int
     classes: tuple[str, ...]  # (C,)
@@ -44,13 +47,14 @@ class LinearProbe(Result):
     weights: Floats  # (R, C, width); (R, 1, width) with two classes
     bias: Floats  # (R, C) or (R, 1)
 
-    def render(self) -> Table:
+    def render(self) -> RenderableType:
         """One line for each tap."""
-        title = f"linear probes of {self.source}, {len(self.held_out)} held out"
-        table = Table("tap", "accuracy", "control", "majority", title=title)
+        numbers = ("accuracy", "control", "majority")
+        rows = table("tap", *numbers, numbers=numbers)
         for tap, right, control in zip(self.taps, self.accuracy, self.control, strict=True):
-            table.add_row(tap, f"{right:.3f}", f"{control:.3f}", f"{self.majority:.3f}")
-        return table
+            rows.add_row(tap, f"{right:.3f}", f"{control:.3f}", f"{self.majority:.3f}")
+        read = f"{counted(len(self.held_out), 'prompt')} held out"
+        return Group(title("linear probes", self.source, self.dtype, read), "", rows)
 
     def __repr__(self) -> str:
         return (
@@ -103,6 +107,7 @@ def linear_probe(
     commonest = np.bincount(y[train]).argmax()
     return LinearProbe(
         source=str(runner.source),
+        dtype=runner.dtype,
         taps=tuple(flat),
         position=position,
         classes=tuple(classes.tolist()),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from rich.table import Table
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from gpt2kit.errors import InputError
@@ -23,9 +23,10 @@ from gpt2kit.runner import Runner
 from gpt2kit.sampling import largest
 from gpt2kit.tokenizer import Tokenizer, printable
 from probes.directions import batches
-from probes.prompts import tokenizer_of
+from probes.prompts import counted, tokenizer_of
 from probes.result import Result
-from probes.single_head import check_number, shown, tap_of
+from probes.single_head import check_number, tap_of
+from probes.view import table, title, visible
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,6 +39,7 @@ class NeuronLens(Result):
     """Which tokens one neuron's write raises and lowers, as far as it reaches the logits itself."""
 
     source: str
+    dtype: str
     layer: int
     neuron: int
     raised_ids: Ints  # (top_k,) most raised first
@@ -47,14 +49,14 @@ class NeuronLens(Result):
     lowered_tokens: tuple[str, ...]
     lowered: Floats  # (top_k,)
 
-    def render(self) -> Table:
+    def render(self) -> RenderableType:
         """Both lists side by side."""
-        title = f"neuron {self.layer}.{self.neuron} of {self.source}, on the logits"
-        table = Table("raises", "by", "lowers", "by", title=title)
+        lines = table("raises", "by", "lowers", "by", numbers=["by"])
         rows = zip(self.raised_tokens, self.raised, self.lowered_tokens, self.lowered, strict=True)
         for up, more, down, less in rows:
-            table.add_row(shown(up), f"{more:+.3f}", shown(down), f"{less:+.3f}")
-        return table
+            lines.add_row(_shown(up), f"{more:+.3f}", _shown(down), f"{less:+.3f}")
+        what = f"effect of neuron {self.layer}.{self.neuron} on the logits"
+        return Group(title(what, self.source, self.dtype), "", lines)
 
     def __repr__(self) -> str:
         return f"NeuronLens({self.source}, neuron {self.layer}.{self.neuron})"
@@ -74,6 +76,7 @@ def neuron_lens(runner: TorchRunner, layer: int, neuron: int, *, top_k: int = 10
     tokenizer = tokenizer_of(runner)
     return NeuronLens(
         source=str(runner.source),
+        dtype=runner.dtype,
         layer=layer,
         neuron=neuron,
         raised_ids=up,
@@ -90,6 +93,7 @@ class NearestTokens(Result):
     """The tokens whose vectors lie nearest to what a neuron reads and to what it writes."""
 
     source: str
+    dtype: str
     layer: int
     neuron: int
     read_ids: Ints  # (top_k,) nearest first
@@ -99,17 +103,17 @@ class NearestTokens(Result):
     written_tokens: tuple[str, ...]
     written_similarity: Floats  # (top_k,) cosine with the unembedding
 
-    def render(self) -> Table:
+    def render(self) -> RenderableType:
         """Both lists side by side."""
-        title = f"neuron {self.layer}.{self.neuron} of {self.source}, nearest tokens"
-        table = Table("reads", "cosine", "writes", "cosine", title=title)
+        lines = table("reads", "cosine", "writes", "cosine", numbers=["cosine"])
         rows = zip(
             self.read_tokens, self.read_similarity, self.written_tokens, self.written_similarity,
             strict=True,
         )  # fmt: skip
         for read, near, written, close in rows:
-            table.add_row(shown(read), f"{near:.3f}", shown(written), f"{close:.3f}")
-        return table
+            lines.add_row(_shown(read), f"{near:.3f}", _shown(written), f"{close:.3f}")
+        what = f"tokens nearest to neuron {self.layer}.{self.neuron}"
+        return Group(title(what, self.source, self.dtype), "", lines)
 
     def __repr__(self) -> str:
         return f"NearestTokens({self.source}, neuron {self.layer}.{self.neuron})"
@@ -132,6 +136,7 @@ def nearest_tokens(
     tokenizer = tokenizer_of(runner)
     return NearestTokens(
         source=str(runner.source),
+        dtype=runner.dtype,
         layer=layer,
         neuron=neuron,
         read_ids=read_ids,
@@ -148,6 +153,7 @@ class TopActivating(Result):
     """Where in a corpus a neuron was most active; its K likeliest places, most active first."""
 
     source: str
+    dtype: str
     layer: int
     neuron: int
     activations: Floats  # (K,)
@@ -161,16 +167,18 @@ class TopActivating(Result):
     mean: float  # of the activation, over the corpus
     active: float  # share of the tokens with an activation above 0
 
-    def render(self) -> Table:
+    def render(self) -> RenderableType:
         """One line for each place, the token in «»."""
-        title = f"neuron {self.layer}.{self.neuron} of {self.source}, {self.n_tokens} tokens"
-        table = Table("activation", "text", "pos", "where", title=title)
+        numbers = ("activation", "text", "pos")
+        lines = table(*numbers, "where", numbers=numbers)
         for k, value in enumerate(self.activations):
             where = Text(printable(self.before[k]))
             where.append(f"«{printable(self.tokens[k])}»", "bold")
             where.append(printable(self.after[k]))
-            table.add_row(f"{value:.3f}", str(self.texts[k]), str(self.positions[k]), where)
-        return table
+            lines.add_row(f"{value:.3f}", str(self.texts[k]), str(self.positions[k]), where)
+        what = f"where neuron {self.layer}.{self.neuron} is most active"
+        read = counted(self.n_tokens, "token")
+        return Group(title(what, self.source, self.dtype, read), "", lines)
 
     def __repr__(self) -> str:
         return (
@@ -216,6 +224,7 @@ def top_activating(
         raise InputError("the texts hold no tokens")
     return TopActivating(
         source=str(runner.source),
+        dtype=runner.dtype,
         layer=layer,
         neuron=neuron,
         activations=np.array([-place[0] for place in best]),
@@ -274,6 +283,10 @@ def _array(x: Tensor) -> Floats:
 
     array: Floats = at_least_float32(x.detach()).cpu().numpy()
     return array
+
+
+def _shown(token: str) -> Text:
+    return Text(visible(token))
 
 
 def _count(top_k: int, most: int) -> int:

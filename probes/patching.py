@@ -12,16 +12,17 @@ from itertools import product
 
 import numpy as np
 from rich.console import RenderableType
+from rich.text import Text
 
 from gpt2kit.errors import InputError
 from gpt2kit.readout import Floats, Ints
 from gpt2kit.runner import Runner
 from gpt2kit.taps import axes_of
 from probes.metrics import AnyMetric
-from probes.patching_view import Grid
-from probes.prompts import Prompt, Where, select
+from probes.prompts import Prompt, Where, counted, select
 from probes.result import Result
 from probes.sweep import Cell, Pair, Saving, block_taps, patched
+from probes.view import Grid, bar, diverging, title
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Patching(Result):
 
     method: str
     source: str  # model, and revision if one was named
+    dtype: str
     metric: str
     over: str  # the tap blocks.*.{over}
     axes: tuple[str, ...]
@@ -61,18 +63,19 @@ class Patching(Result):
 
     def render(self) -> RenderableType:
         """A grid of layers by positions or heads; for both, each head's strongest position."""
-        header = [
-            f"{self.method}  {self.source}  {self.over}",
-            f"{self.metric}: {self.clean:.4g} clean, {self.corrupt:.4g} corrupt",
-            "cell: 0 as in the corrupt run, 1 as in the clean one",
-        ]
-        values = self.normalised
+        values, cell = self.normalised, "cell: 0 as in the corrupt run, 1 as in the clean one"
         if len(self.axes) == 3:
             strongest = np.abs(values).argmax(-1)[..., None]
             values = np.take_along_axis(values, strongest, -1)[..., 0]
-            header[-1] += ", at its strongest position"
+            cell += ", at its strongest position"
+        read = counted(len(self.clean_tokens), "token")
+        header = [
+            title(f"{self.method} of {self.over}", self.source, self.dtype, read),
+            Text(f"{self.metric}: {self.clean:.4g} clean, {self.corrupt:.4g} corrupt"),
+            bar(diverging, "-1", "+1", cell),
+        ]
         if self.saving is not None:
-            header.append(repr(self.saving))
+            header.append(Text(repr(self.saving), "dim"))
         columns: dict[str, Sequence[str]] = {}
         if self.heads is not None:
             columns["head"] = [str(h) for h in self.heads]
@@ -80,7 +83,7 @@ class Patching(Result):
             columns["clean"] = [self.clean_tokens[p] for p in self.positions]
             columns["corrupt"] = [self.corrupt_tokens[p] for p in self.positions]
             columns["pos"] = [str(p) for p in self.positions]
-        return Grid(header, values, columns=columns, most=1.0)
+        return Grid.of_numbers(header, values, columns, most=1.0)
 
 
 @dataclass(frozen=True)
@@ -166,6 +169,7 @@ def patching(
     return Patching(
         method=method,
         source=str(runner.source),
+        dtype=runner.dtype,
         metric=pair.measure.metric.name,
         over=over,
         axes=places.axes,
@@ -183,4 +187,4 @@ def patching(
 
 def sizes_of(axes: Sequence[str], values: Floats) -> str:
     """The shape of `values` in words."""
-    return " x ".join(f"{n} {axis}s" for n, axis in zip(values.shape, axes, strict=True))
+    return " x ".join(counted(n, axis) for n, axis in zip(values.shape, axes, strict=True))

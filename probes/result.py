@@ -11,6 +11,8 @@ import numpy as np
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from probes.view import html
+
 
 class Result:
     """Base of the frozen dataclasses that probes return.
@@ -38,16 +40,7 @@ class Result:
         return capture.get()
 
     def _repr_html_(self) -> str:
-        console = Console(
-            file=io.StringIO(), record=True, width=120, color_system="truecolor",
-            force_terminal=True, force_jupyter=False,
-        )  # fmt: skip
-        console.print(self.render())
-        code = console.export_html(inline_styles=True, code_format="{code}")
-        return (
-            '<pre style="overflow-x:auto;line-height:1.35;font-family:ui-monospace,monospace;'
-            f'background:#16181d;color:#d8dade;padding:0.8em">{code}</pre>'
-        )
+        return html(self.render())
 
 
 def _plain(value: Any) -> Any:

@@ -10,17 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from rich.markup import escape
-from rich.table import Table
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from gpt2kit.errors import InputError
 from gpt2kit.readout import Floats, Ints
 from gpt2kit.runner import Runner
 from gpt2kit.taps import resolve_one
-from gpt2kit.tokenizer import printable
-from probes.prompts import Prompt, Where, prompt_ids, select, tokenizer_of
+from probes.prompts import Prompt, Where, counted, prompt_ids, select, tokenizer_of
 from probes.result import Result
+from probes.view import table, title, visible
 
 
 @dataclass(frozen=True)
@@ -28,6 +27,7 @@ class HeadLens(Result):
     """What one head's write to the stream, by itself, says of the next token."""
 
     source: str
+    dtype: str
     layer: int
     head: int
     prompt_tokens: tuple[str, ...]  # (N,)
@@ -40,20 +40,21 @@ class HeadLens(Result):
     target_logprobs: Floats  # (P, T)
     target_ranks: Ints  # (P, T), 0 = likeliest
 
-    def render(self) -> Table:
+    def render(self) -> RenderableType:
         """One line for each position."""
-        title = f"head {self.layer}.{self.head} of {self.source}, its write alone"
         names = ("pos", "token", "|write|", "likeliest next tokens", *self.targets)
-        table = Table(*(escape(printable(name)) for name in names), title=title)
+        rows = table(*names, numbers=("pos", "|write|"))
         for p, position in enumerate(self.positions):
-            table.add_row(
+            rows.add_row(
                 str(position),
-                shown(self.prompt_tokens[position]),
+                Text(visible(self.prompt_tokens[position])),
                 f"{self.norms[p]:.2f}",
-                Text("  ").join(shown(token) for token in self.top_tokens[p]),
+                Text("  ".join(visible(token) for token in self.top_tokens[p])),
                 *(f"rank {rank}" for rank in self.target_ranks[p]),
             )
-        return table
+        read = counted(len(self.prompt_tokens), "token")
+        what = f"lens on the write of head {self.layer}.{self.head}"
+        return Group(title(what, self.source, self.dtype, read), "", rows)
 
     def __repr__(self) -> str:
         return (
@@ -91,6 +92,7 @@ def head_lens(
     assert read.target_ranks is not None
     return HeadLens(
         source=str(runner.source),
+        dtype=runner.dtype,
         layer=layer,
         head=head,
         prompt_tokens=tuple(tokenizer.tokens(ids.tolist())),
@@ -115,9 +117,3 @@ def check_number(what: str, number: int, count: int) -> None:
     """Raise InputError unless there is such a head or neuron."""
     if not 0 <= number < count:
         raise InputError(f"{what} {number} does not exist; a layer has {what}s 0 to {count - 1}")
-
-
-def shown(token: str) -> Text:
-    """A token with its leading space to be seen."""
-    text = printable(token)
-    return Text("·" + text[1:] if text.startswith(" ") else text)

@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from rich.table import Table
+from rich.console import Group, RenderableType
+from rich.text import Text
 
 from gpt2kit.readout import Floats, Ints
 from gpt2kit.runner import Runner
 from probes.lens import logit_lens
-from probes.prompts import Prompt, Where
+from probes.prompts import Prompt, Where, counted
 from probes.result import Result
 from probes.tuned import TunedLens, tuned_lens
+from probes.view import table, title
 
 if TYPE_CHECKING:
     from gpt2kit.model import GPT2
@@ -92,7 +94,9 @@ class Trajectory(Result):
     the model's own prediction. Columns (P) are `positions`.
     """
 
+    kind: str  # "logit lens" or "tuned lens"
     source: str
+    dtype: str
     prompt_tokens: tuple[str, ...]  # (N,)
     rows: tuple[str, ...]  # (R,) tap names
     positions: Ints  # (P,)
@@ -102,16 +106,14 @@ class Trajectory(Result):
     next_ranks: Ints  # (R, P) of the token that follows, 0 = likeliest; -1 where there is none
     max_prob: Floats  # (R, P)
 
-    def render(self) -> Table:
+    def render(self) -> RenderableType:
         """Each row's means over the positions; of the next token's ranks, the median."""
-        title = f"trajectory of {self.source}, means over {len(self.positions)} positions"
-        table = Table(title=title)
-        for name in ("row", "entropy", "KL", "JS", "rank", "max prob"):
-            table.add_column(name, no_wrap=True)
+        names = ("entropy", "KL", "JS", "rank", "max prob")
+        rows = table("row", *names, numbers=names)
         for r in reversed(range(len(self.rows))):
             js = "-" if self.js is None else f"{self.js[r].mean():.3f}"
             ranks = self.next_ranks[r][self.next_ranks[r] >= 0]
-            table.add_row(
+            rows.add_row(
                 self.rows[r],
                 f"{self.entropy[r].mean():.3f}",
                 f"{self.kl[r].mean():.3f}",
@@ -119,12 +121,16 @@ class Trajectory(Result):
                 f"{np.median(ranks):g}" if ranks.size else "-",
                 f"{self.max_prob[r].mean():.3f}",
             )
-        return table
+        read = counted(len(self.prompt_tokens), "token")
+        over = f"means over {counted(len(self.positions), 'position')}, of ranks the median; "
+        units = Text(f"{over}entropy, KL and JS to the last row in nats")
+        first = title(f"trajectory by the {self.kind}", self.source, self.dtype, read)
+        return Group(first, units, "", rows)
 
     def __repr__(self) -> str:
         return (
-            f"Trajectory({self.source}, {len(self.rows)} rows x {len(self.positions)} positions; "
-            "print it for the means)"
+            f"Trajectory({self.kind}, {self.source}, {len(self.rows)} rows x "
+            f"{len(self.positions)} positions; print it for the means)"
         )
 
 
@@ -154,7 +160,9 @@ def trajectory(
         resid = np.stack([taps[row][0, read.positions] for row in read.rows])
         js = _js_to_last(model, resid if lens is None else lens.translate(resid))
     return Trajectory(
+        kind=read.kind,
         source=read.source,
+        dtype=read.dtype,
         prompt_tokens=read.prompt_tokens,
         rows=read.rows,
         positions=read.positions,

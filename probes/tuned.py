@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 
 from gpt2kit.errors import CheckpointError, InputError
 from gpt2kit.readout import Floats, Ints, Readout
-from gpt2kit.runner import Runner, Source
+from gpt2kit.runner import Runner
 from probes.lens import LogitLens, logit_lens
 from probes.prompts import Prompt, Where, counted, row_of_ids
 
@@ -120,10 +120,11 @@ def tuned_lens(
     changed in place after the first reading are not noticed.)
     """
     lens.check(runner)
-    return logit_lens(
+    read = logit_lens(
         _Translated(runner, lens), prompt,
         top_k=top_k, targets=targets, positions=positions, prepend_bos=prepend_bos,
     )  # fmt: skip
+    return replace(read, kind="tuned lens")
 
 
 class _Translated:
@@ -132,7 +133,7 @@ class _Translated:
     def __init__(self, runner: Runner, lens: TunedLens) -> None:
         self.runner, self.lens = runner, lens
         self.config, self.tokenizer = runner.config, runner.tokenizer
-        self.source = Source(f"{runner.source} (tuned lens)")
+        self.source = runner.source
         self.run, self.new_cache = runner.run, runner.new_cache
 
     @property

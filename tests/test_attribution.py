@@ -13,7 +13,9 @@ from rich.console import Console
 
 from gpt2kit import TorchRunner, load
 from gpt2kit.errors import GPT2KitError, InputError
-from probes.attribution import LEVELS, METHODS, direct_logit_attribution, input_attribution
+from probes import view
+from probes.attribution import LEVELS, direct_logit_attribution
+from probes.token_attribution import METHODS, input_attribution
 from probes.weights import processed
 
 PROMPT = "the cat, the [b]hat[/b]\n"
@@ -236,7 +238,7 @@ def test_a_foil_gives_the_difference_for_tokens_as_well(exact, method):
 
 def test_many_steps_go_in_several_passes(exact, monkeypatch):
     whole = input_attribution(exact, PROMPT, target="a", steps=7)
-    monkeypatch.setattr("probes.attribution._TOGETHER", 3 * len(whole.prompt_ids) + 1)
+    monkeypatch.setattr("probes.token_attribution._TOGETHER", 3 * len(whole.prompt_ids) + 1)
     close(input_attribution(exact, PROMPT, target="a", steps=7).values, whole.values, 1e-9)
 
 
@@ -355,9 +357,9 @@ def test_parts_fit_the_terminal_and_all_heads_are_there(torch_runner, width, by)
     found = direct_logit_attribution(torch_runner, PROMPT, target="a", foil="b", by=by)
     text = drawn(found, width)
     assert all(cell_len(line) <= width for line in text.split("\n"))
-    grid = text[text.index("\nlayer ") :]
+    grid = text[text.index("\nlayer") :]
     for kind in ("head", "mlp") if by == "head" else ():
-        assert all(f"{value:+.2f}" in grid for value in found.values[kind].ravel())
+        assert all(view.number(value) in grid for value in found.values[kind].ravel())
     assert grid.count("mlp") == 1
 
 

@@ -1,6 +1,7 @@
 """Activation patching and ablation against one plain run for each place, on both engines."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -19,7 +20,7 @@ from probes import sweep
 from probes.ablation import ablate
 from probes.metrics import Metric, as_metric, log_softmax
 from probes.patching import activation_patching
-from probes.path_patching import path_patching
+from probes.paths import path_patching
 
 LAYERS, HEADS, POS = range(CONFIG.n_layer), CONFIG.n_head, 6
 CLEAN = random_ids(POS, seed=1)
@@ -349,7 +350,7 @@ def test_the_mean_may_be_of_other_prompts(double):
     taps = by_hand.forward(double.model, others)
     put_in = {f"blocks.{i}.z": taps[f"blocks.{i}.z"].mean((0, 1)) for i in LAYERS}
     close(got.values[0], ablated_by_hand(double, PROMPTS[0], "z", put_in), 1e-9)
-    assert got.put_in == "the mean over 2 prompts and their positions"
+    assert got.put_in == "the mean over the positions of 2 prompts"
 
 
 def test_resampling_from_itself_changes_nothing(engine):
@@ -406,6 +407,10 @@ def test_each_prompt_is_judged_by_its_own_tokens_and_reference(double):
             {"kind": "resample", "reference": [CLEAN[:3]]},
             "prompt 0 has 5 tokens and no reference prompt has as many",
         ),
+        (
+            {"prompts": [CLEAN[:1]], "kind": "resample"},
+            "^the prompt has 1 token and no other prompt has as many to resample from; give",
+        ),
     ],
 )
 def test_ablation_refuses_what_it_cannot_do(torch_runner, options, message):
@@ -453,8 +458,17 @@ def test_cells_say_what_they_are(results):
     close(shown, stream.normalised[::-1][:, :columns], 0.00501)
     assert "·" in str(stream)  # a leading space can be seen
     assert "⏎" in str(stream)
-    assert "head   0     1     2" in str(heads)
+    assert "head       0     1     2" in str(heads)
     assert "resid_post" in str(stream)
+    assert "0 as in the corrupt run, 1 as in the clean one" in str(stream)
+    several, one = (str(result) for result in results[3:])
+    assert "mean of all" in several
+    assert "the last prompt: " in several
+    assert "random  float32  2 prompts" in several
+    assert "random  float32  17 tokens" in one
+    assert not {"mean", "prompt"} & set(re.findall(r"\w+", one))
+    assert one.splitlines()[-1].split() == ["mlp_out"]  # and not a head
+    assert several.splitlines()[-1].split() == ["head", "0", "1", "2"]
 
 
 def test_results_are_data_and_html(results):
@@ -477,7 +491,7 @@ def test_a_model_without_a_tokenizer_is_patched_by_ids(double, monkeypatch):
 
 
 def test_importing_the_probes_does_not_import_torch():
-    names = "ablation, attribution_patching, metrics, patching, path_patching"
+    names = "ablation, gradients, metrics, patching, paths"
     code = f"import sys; from probes import {names}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -150,7 +150,7 @@ def test_a_tuned_trajectory_is_that_of_the_tuned_lens(torch_runner):
     found = trajectory(torch_runner, PROMPT, lens=lens)
     close(found.kl, tuned_lens(torch_runner, PROMPT, lens).kl)
     close(found.js, trajectory(torch_runner, PROMPT).js)
-    assert found.source.endswith("(tuned lens)")
+    assert str(found).startswith("trajectory by the tuned lens  random  float32")
 
 
 def test_it_prints_a_line_a_row_and_turns_into_json(torch_runner):

@@ -52,7 +52,9 @@ def read_by_hand(runner: TorchRunner, x: torch.Tensor) -> torch.Tensor:
 
 def test_every_number_is_that_of_the_translated_stream(torch_runner, runner, lens):
     read = tuned_lens(runner, PROMPT, lens, top_k=3, targets=["a"])
-    assert read.source == "random (tuned lens)"
+    assert (read.kind, read.source) == ("tuned lens", "random")
+    assert str(read).startswith("tuned lens  random  float32")
+    assert json.loads(read.to_json())["kind"] == "tuned lens"
     assert list(read.rows) == ROWS
     taps = torch_runner.run(read.prompt_ids, taps=ROWS).taps
     streams = [torch.from_numpy(taps[row][0]).double() for row in ROWS]
@@ -75,7 +77,7 @@ def test_without_a_change_it_is_the_logit_lens(runner):
         runner, PROMPT, TunedLens.identity(runner), top_k=4, targets=["a", "b"], positions=[1, -1]
     )
     for name, value in vars(plain).items():
-        if name != "source":
+        if name != "kind":
             np.testing.assert_array_equal(getattr(read, name), value, err_msg=name)
 
 

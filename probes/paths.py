@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from gpt2kit.edits import Edit
@@ -30,10 +29,10 @@ from gpt2kit.readout import Floats
 from gpt2kit.runner import Runner
 from gpt2kit.taps import TapDict
 from probes.metrics import AnyMetric
-from probes.patching_view import number
-from probes.prompts import Prompt
+from probes.prompts import Prompt, counted
 from probes.result import Result
 from probes.sweep import Pair, Saving, batches
+from probes.view import number, table, title
 
 Patterns = str | Sequence[str]
 SHOWN = 15
@@ -77,6 +76,7 @@ class Paths(Result):
 
     method: str
     source: str  # model, and revision if one was named
+    dtype: str
     metric: str
     senders: tuple[str, ...]  # (S,)
     receivers: tuple[str, ...]  # (R,)
@@ -108,22 +108,20 @@ class Paths(Result):
 
     def render(self) -> RenderableType:
         """The strongest paths, one a line."""
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        for name in ("sender", "receiver"):
-            table.add_column(name)
-        for name in ("effect", "of clean - corrupt"):
-            table.add_column(name, justify="right")
+        numbers = ("effect", "of clean - corrupt")
+        rows = table("sender", "receiver", *numbers, numbers=numbers)
         whole = self.clean - self.corrupt
         for sender, receiver, score in self.top(SHOWN):
-            table.add_row(sender, receiver, f"{score:+.4g}", number(score / whole).strip())
-        paths = int(np.isfinite(self.scores).sum())
+            rows.add_row(sender, receiver, f"{score:+.4g}", number(score / whole))
+        read = counted(len(self.clean_tokens), "token")
+        paths = counted(int(np.isfinite(self.scores).sum()), "path")
         lines = [
-            Text(f"{self.method}  {self.source}  {paths} paths", "bold"),
+            title(self.method, self.source, self.dtype, read, paths),
             Text(f"{self.metric}: {self.clean:.4g} clean, {self.corrupt:.4g} corrupt"),
         ]
         if self.saving is not None:
-            lines.append(Text(repr(self.saving)))
-        return Group(*lines, "", table)
+            lines.append(Text(repr(self.saving), "dim"))
+        return Group(*lines, "", rows)
 
 
 def all_senders(n_layer: int, n_head: int) -> list[Sender]:
@@ -217,9 +215,10 @@ def paths(
 ) -> Paths:
     """The result, given its scores (senders, receivers)."""
     return Paths(
-        method, str(runner.source), pair.measure.metric.name, tuple(s.name for s in senders),
-        receivers, scores, scores / (pair.clean_value - pair.corrupt_value), pair.clean_value,
-        pair.corrupt_value, pair.clean_tokens, pair.corrupt_tokens, saving,
+        method, str(runner.source), runner.dtype, pair.measure.metric.name,
+        tuple(s.name for s in senders), receivers, scores,
+        scores / (pair.clean_value - pair.corrupt_value), pair.clean_value, pair.corrupt_value,
+        pair.clean_tokens, pair.corrupt_tokens, saving,
     )  # fmt: skip
 
 

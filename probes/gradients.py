@@ -20,7 +20,7 @@ from gpt2kit.readout import Floats
 from gpt2kit.taps import axes_of
 from probes.metrics import AnyMetric
 from probes.patching import Patching, Places, patching
-from probes.path_patching import (
+from probes.paths import (
     Paths,
     Patterns,
     Receiver,
@@ -84,7 +84,7 @@ def edge_attribution_patching(
     """The first-order estimate of `path_patching`, by default for every edge of the model.
 
     score = (clean - corrupt write of the sender) . gradient of the metric with respect to what the
-    receiver alone reads, layer norm included. Names are those of `probes.path_patching`; NaN where
+    receiver alone reads, layer norm included. Names are those of `probes.paths`; NaN where
     a sender does not come before a receiver. Raises InputError as `path_patching` does.
     """
     _need_gradients(runner)

@@ -15,10 +15,10 @@ from gpt2kit import Edit, TorchRunner
 from gpt2kit.errors import InputError, TapError
 from gpt2kit.taps import axes_of
 from probes import sweep
-from probes.attribution_patching import attribution_patching, edge_attribution_patching
+from probes.gradients import attribution_patching, edge_attribution_patching
 from probes.metrics import Metric
 from probes.patching import activation_patching
-from probes.path_patching import path_patching
+from probes.paths import path_patching
 
 LAYERS, HEADS, POS = range(CONFIG.n_layer), range(CONFIG.n_head), 5
 CLEAN = random_ids(POS, seed=1)
