@@ -381,7 +381,10 @@ def bench(
 @main.command()
 @debug_option
 def taps() -> None:
-    """List where a model can be read and edited, and how an edit is written."""
+    """List where a model can be read and edited.
+
+    And how an edit is written.
+    """
     from rich.console import Console
     from rich.table import Table
 

@@ -12,8 +12,8 @@ from gpt2kit.edits import Edit
 from gpt2kit.errors import InputError
 from gpt2kit.readout import Floats
 from gpt2kit.runner import Runner, encode, generate
-from gpt2kit.tokenizer import printable
 from probes.result import Result
+from probes.view import visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -51,7 +51,7 @@ class EditEffect(Result):
             for n in (0, 1):
                 here, there = self.top_probs[n, i], self.other_probs[n, i]
                 was = f"({_SIDES[1 - n]}: {100 * there:.1f}%)"
-                token = Text(printable(self.top_tokens[n][i]).replace(" ", "·", 1))
+                token = Text(visible(self.top_tokens[n][i]))
                 cells += [token, Text(f"{100 * here:.1f}%"), Text(was, "dim")]
             tops.add_row(*cells)
         texts = Table(box=None, header_style="bold", padding=(0, 2, 0, 0), expand=True)

@@ -14,7 +14,7 @@ from gpt2kit.runner import Runner
 from probes.result import Result
 from probes.view import table, title
 
-WIDEST = 60  # columns of a fact and its source
+WIDEST = 66  # columns of a fact and its source
 _COLOURS = {"holds": "green", "differs": "bold red", "skipped": "yellow"}
 
 

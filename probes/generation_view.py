@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-from rich.cells import cell_len, set_cell_size
 from rich.table import Table
 from rich.text import Text
 
 from gpt2kit.readout import Floats
-from gpt2kit.tokenizer import printable
 from probes.generation import GenerationLens, Step
+from probes.view import fit, visible
 
 BARS = " ▁▂▃▄▅▆▇█"
 TOKEN, LEADS = 14, 12  # columns
@@ -30,7 +29,7 @@ def header(rows: int) -> Iterable[Text]:
     """What the columns are."""
     title = f"{'token':<{TOKEN}}{'leads from':<{LEADS}}"
     yield Text(f"{title}{_ends(rows)}  in the end", "bold")
-    bars = "bars: its probability in the embedding and after each layer, 0.001% to 100%, log scale"
+    bars = "bars: its probability from the embedding up, 0.001% to 100% on a log scale"
     yield Text(bars, "dim")
 
 
@@ -41,11 +40,7 @@ def _ends(rows: int) -> str:
 
 def line(step: Step) -> Text:
     """Token, the layers after which it leads, its probability layer by layer, and in the end."""
-    token = printable(step.token)
-    token = "·" + token[1:] if token.startswith(" ") else token
-    if cell_len(token) > TOKEN - 1:
-        token = set_cell_size(token, TOKEN - 2) + "…"
-    out = Text(set_cell_size(token, TOKEN))
+    out = Text(fit(visible(step.token), TOKEN - 1) + " ")
     leads = {-1: "drawn", 0: "embed"}.get(step.leads_from, f"layer {step.leads_from - 1}")
     out.append(f"{leads:<{LEADS}}", "dim" if step.leads_from < 0 else "")
     out.append(_bars(step.logprobs).ljust(3), "green")

@@ -328,7 +328,7 @@ BAD_LENS = [
     (["x", "--pos", ""], "is not like 3, -1"),
     (["x", "--pos", "1:2:3:4"], "is not like 3, -1"),
     (["x", "--pos", "::0"], "positions"),
-    (["x", "--pos", "4:2"], "select nothing"),
+    (["x", "--pos", "4:2"], "select none of"),
     (["x", "--target", "two tokens"], "is not one token"),
     (["x", "--target", "a\udcff"], "not UTF-8"),
     (["x", "--foil", "a"], "--foil needs a --target"),

@@ -63,7 +63,7 @@ def test_the_lens_tells_where_a_word_first_leads():
 
 def test_patching_finds_the_layer_and_the_head():
     text = shown("patch_a_prompt.py")
-    assert "activation patching  bundled  resid_post" in text
+    assert "activation patching of resid_post  bundled  float32" in text
     moved = re.search(
         r"in layer (\d) it moves .*: ([\d.]+) of the effect is there,\n([\d.]+)", text
     )
@@ -83,8 +83,8 @@ def test_steering_turns_her_into_his():
     assert his == sorted(his, reverse=True)
     assert his[0] > 0.3 > 0.01 > her[0]
     assert her[-1] > 0.3 > 0.01 > his[-1]
-    assert re.search(r"\+2 +│ +her, and she", text)
-    assert re.search(r"-2 +│ +his ", text)
+    assert re.search(r"\+2 +her, and she", text)
+    assert re.search(r"-2 +his ", text)
 
 
 @pytest.mark.slow
