@@ -42,7 +42,7 @@ class HeadLens(Result):
 
     def render(self) -> RenderableType:
         """One line for each position."""
-        names = ("pos", "token", "|write|", "likeliest next tokens", *self.targets)
+        names = ("pos", "token", "|write|", "likeliest next tokens", *map(visible, self.targets))
         rows = table(*names, numbers=("pos", "|write|"))
         for p, position in enumerate(self.positions):
             rows.add_row(

@@ -40,8 +40,9 @@ class Saving(Result):
 
     def __repr__(self) -> str:
         return (
-            f"{sum(self.batches)} runs in {len(self.batches)} batches of up to "
-            f"{max(self.batches, default=0)}, {self.layers_run} layers instead of "
+            f"{counted(sum(self.batches), 'run')} in {len(self.batches)} "
+            f"{'batch' if len(self.batches) == 1 else 'batches'} of up to "
+            f"{max(self.batches, default=0)}, {counted(self.layers_run, 'layer')} instead of "
             f"{self.layers_naive}"
         )
 
