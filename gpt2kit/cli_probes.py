@@ -219,10 +219,16 @@ def facts(as_json: bool, **engine: Any) -> None:
     """
     from rich.text import Text
 
-    from probes.facts import check_facts
+    from gpt2kit.errors import CheckpointError
+    from probes.facts import NotTheRealModel, check_facts
 
     with _status() as status:
-        runner = open_runner(**engine)
+        try:
+            runner = open_runner(**engine)
+        except CheckpointError as error:
+            if engine["model"] != "gpt2":
+                raise
+            raise NotTheRealModel(f"the real gpt2 cannot be had here: {error}") from error
         status.update("checking facts")
         report = check_facts(runner, on_fact=lambda fact: status.update(Text(repr(fact))))
     _show(report, as_json)

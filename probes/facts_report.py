@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from gpt2kit.runner import Runner
-from probes.result import Result
+from probes.result import Result, plain
 from probes.view import table, title
 
 WIDEST = 66  # columns of a fact and its source
@@ -66,7 +66,7 @@ class Checked(Result):
         shown = ("name", "source", "labels", "claimed", "tolerance", "at_most", "reason")
         data = {name: getattr(self.fact, name) for name in shown}
         data |= {"measured": self.measured, "verdict": self.verdict, "skipped": self.skipped}
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in data.items()}
+        return {name: plain(value) for name, value in data.items()}
 
     def cells(self) -> tuple[Text, str, str, Text]:
         """A row of the table: the fact, what is claimed, what was measured, the verdict."""

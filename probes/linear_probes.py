@@ -99,7 +99,7 @@ def linear_probe(
     except ValueError as error:  # classes with one prompt, or a share that leaves nothing
         raise InputError(f"held_out = {held_out} of {len(y)} prompts: {error}") from error
     rng = np.random.default_rng(seed)
-    shuffled = [rng.permutation(y) for _ in range(_SHUFFLES)]
+    shuffled = [_shuffled(y, (train, test), rng) for _ in range(_SHUFFLES)]
     fits = [_fit(x, y, train, test) for x in flat.values()]
     controls = [
         np.mean([_fit(x, other, train, test)[0] for other in shuffled]) for x in flat.values()
@@ -118,6 +118,14 @@ def linear_probe(
         weights=np.stack([fit[1] for fit in fits]),
         bias=np.stack([fit[2] for fit in fits]),
     )
+
+
+def _shuffled(y: NDArray[Any], parts: Sequence[Ints], rng: np.random.Generator) -> NDArray[Any]:
+    """Labels dealt anew within each part, so that each keeps its share of every class."""
+    out = y.copy()
+    for part in parts:
+        out[part] = rng.permutation(y[part])
+    return out
 
 
 def _sklearn() -> Any:

@@ -27,7 +27,7 @@ class Result:
     def to_dict(self) -> dict[str, Any]:
         """Field -> plain data; arrays become nested lists, NaN and infinities None."""
         fields = dataclasses.fields(cast(Any, self))
-        return {field.name: _plain(getattr(self, field.name)) for field in fields}
+        return {field.name: plain(getattr(self, field.name)) for field in fields}
 
     def to_json(self) -> str:
         """`to_dict` as JSON."""
@@ -43,17 +43,18 @@ class Result:
         return html(self.render())
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Numbers, text, lists and dicts that JSON knows; NaN and infinities become None."""
     if isinstance(value, Result):
         return value.to_dict()
     if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, dict):
-        return {str(key): _plain(part) for key, part in value.items()}
+        return {str(key): plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
+        return [plain(part) for part in value]
     if isinstance(value, np.generic):
-        return _plain(value.item())
+        return plain(value.item())
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return value

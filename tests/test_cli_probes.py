@@ -358,3 +358,15 @@ def test_what_is_missing_is_a_matter_of_usage(command):
     result = run(command)
     assert result.exit_code == 2
     assert "Usage:" in result.stderr
+
+
+def test_facts_without_the_real_weights_exits_3(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-m", "gpt2kit.cli", "facts", "--model", "gpt2"],
+        capture_output=True, text=True, env=dict(os.environ),
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "the real gpt2 cannot be had here" in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -257,3 +257,11 @@ def test_without_scikit_learn_it_says_what_to_install(torch_runner, monkeypatch)
     monkeypatch.setitem(sys.modules, "sklearn.model_selection", None)
     with pytest.raises(InputError, match=r"pip install gpt2kit\[probes\]"):
         linear_probe(torch_runner, random_prompts(8), [0, 1] * 4, tap=TAP)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_unbalanced_labels_leave_every_class_in_the_shuffled_control(torch_runner, seed):
+    prompts = [f"the {letter}" for letter in "abcdefghij"]
+    labels = [1, 1] + [0] * 8
+    probe = linear_probe(torch_runner, prompts, labels, tap="blocks.0.resid_post", seed=seed)
+    assert 0 <= probe.control[0] <= 1

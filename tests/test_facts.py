@@ -514,3 +514,13 @@ def test_a_random_model_of_gpt2s_sizes_is_not_gpt2(by_torch):
     assert "loss" in facts._unlike_gpt2(runner)
     runner.tokenizer = None
     assert "vocabulary" in facts._unlike_gpt2(runner)
+
+
+def test_a_measurement_that_is_no_number_is_null_in_json(torch_runner):
+    def nothing(runner):
+        return [float("nan")]
+
+    fact = Fact(name="x", source="s", measure=nothing, claimed=(0.0,), reason="")
+    read = json.loads(check_facts(torch_runner, [fact]).to_json())
+    assert read["rows"][0]["measured"] == [None]
+    assert not read["passed"]
