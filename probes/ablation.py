@@ -27,7 +27,7 @@ from probes.view import Grid, bar, diverging, title
 KINDS = ("zero", "mean", "resample")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Ablation(Result):
     """The metric with each head, or each layer's part, ablated at all positions."""
 

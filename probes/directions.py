@@ -31,7 +31,7 @@ Prompts = Sequence[str] | Sequence[Sequence[int]]
 _TOKENS = 1024  # run together, padding included
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Direction(Result):
     """A direction in the space of one tap, and the point it starts from."""
 
@@ -59,7 +59,7 @@ class Direction(Result):
         return f"Direction({self.source}, {self.tap}, {size}{share})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Steered(Result):
     """What the model says under one direction at several strengths."""
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _SIDES = ("without", "with")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EditEffect(Result):
     """What `edit_effect` saw; every pair is (without the edits, with them)."""
 

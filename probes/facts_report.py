@@ -43,7 +43,7 @@ class Fact:
         return bool(((off if self.at_most else np.abs(off)) <= self.tolerance).all())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Checked(Result):
     """A fact, and what was measured."""
 
@@ -82,7 +82,7 @@ class Checked(Result):
         return about, "\n".join(lines), found, Text(verdict, _COLOURS[verdict])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FactsReport(Result):
     """Every fact with its verdict."""
 

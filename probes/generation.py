@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Step(Result):
     """One generated token, read at the position that chose it. Logarithms are natural.
 
@@ -31,7 +31,7 @@ class Step(Result):
     leads_from: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GenerationLens(Result):
     """What `generation_lens` saw. Rows (R) are the taps in `rows`, bottom to top of the model."""
 

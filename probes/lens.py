@@ -29,7 +29,7 @@ QUANTITIES = ("prob", "logit", "rank", "entropy", "kl")
 _TOLERANCE = {"float16": 1e-2, "bfloat16": 5e-2}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LogitLens(Result):
     """Next-token predictions by layer and position.
 

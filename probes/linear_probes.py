@@ -27,7 +27,7 @@ _SHUFFLES = 5  # controls are the mean of so many
 _ITERATIONS = 2000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LinearProbe(Result):
     """One linear classifier for each tap; accuracies are shares, 0 to 1, of held-out prompts.
 

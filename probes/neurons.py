@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from gpt2kit.torch_runner import TorchRunner
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NeuronLens(Result):
     """Which tokens one neuron's write raises and lowers, as far as it reaches the logits itself."""
 
@@ -88,7 +88,7 @@ def neuron_lens(runner: TorchRunner, layer: int, neuron: int, *, top_k: int = 10
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NearestTokens(Result):
     """The tokens whose vectors lie nearest to what a neuron reads and to what it writes."""
 
@@ -148,7 +148,7 @@ def nearest_tokens(
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TopActivating(Result):
     """Where in a corpus a neuron was most active; its K likeliest places, most active first."""
 

@@ -25,7 +25,7 @@ from probes.sweep import Cell, Pair, Saving, block_taps, patched
 from probes.view import Grid, bar, diverging, title
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Patching(Result):
     """The metric with each place patched, and where that lies between corrupt and clean run.
 

@@ -70,7 +70,7 @@ class Receiver:
     head: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Paths(Result):
     """The effect of each direct path from a sender to a receiver; NaN where there is none."""
 

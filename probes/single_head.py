@@ -22,7 +22,7 @@ from probes.result import Result
 from probes.view import table, title, visible
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HeadLens(Result):
     """What one head's write to the stream, by itself, says of the next token."""
 

@@ -26,7 +26,7 @@ Cell = Mapping[str, int]  # a place in a tap: axis -> index; all of the axes tha
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Saving(Result):
     """What sharing the unaffected layers saved; a naive sweep runs the whole model for each place.
 

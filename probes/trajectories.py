@@ -86,7 +86,7 @@ def _expected(log_p: Doubles, values: Doubles) -> Doubles:
     return total
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trajectory(Result):
     """Next-token predictions by layer and position, in a few numbers each.
 

@@ -7,6 +7,7 @@ from rich.color import Color
 from rich.console import Console
 from rich.text import Text
 
+from probes.lens import logit_lens
 from probes.view import Grid, bar, diverging, fit, html, number, on, sequential, table, visible
 
 
@@ -123,3 +124,11 @@ def test_tables_have_no_boxes_and_print_names_as_they_are():
     assert lines[0].split() == ["[b]", "by", "[i]", "by"]
     assert lines[1].split() == ["a", "1.00", "b", "2.00"]
     assert lines[0].index("by") + 2 == lines[1].index("1.00") + 4
+
+
+def test_results_can_be_compared_and_kept_in_sets(torch_runner):
+    """Each is itself and no other; arrays have no single truth to compare by."""
+    one, two = (logit_lens(torch_runner, "the ") for _ in range(2))
+    assert one == one
+    assert one != two
+    assert len({one, two, one}) == 2
