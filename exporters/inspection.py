@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir
 
 from exporters import mapped
-from exporters.interface import data_file, edit_names, parity_file
+from exporters.interface import data_file, edit_names, existing, parity_file
 from gpt2kit.config import GPT2Config
 from gpt2kit.edits import Chunk
 from gpt2kit.errors import EngineError
@@ -56,9 +56,7 @@ class Inspection:
 
 def inspect_onnx(path: str | os.PathLike[str]) -> Inspection:
     """Read a file that `export_onnx` made. Raises EngineError if it is none."""
-    file = Path(path)
-    if not file.is_file():
-        raise EngineError(f"{file}: {'is a folder' if file.is_dir() else 'no such file'}")
+    file = existing(path)
     try:
         model = mapped.load(file)
         return _described(file, model)

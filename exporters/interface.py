@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+from gpt2kit.errors import EngineError
 
 
 def past_names(n_layer: int) -> list[str]:
@@ -24,6 +27,14 @@ def edit_names(tap: str) -> tuple[str, str]:
 def parity_file(path: Path) -> Path:
     """Where it is told how well a file agrees with torch: each file of a folder has its own."""
     return path.with_name(f"{path.name}.parity.json")
+
+
+def existing(path: str | os.PathLike[str]) -> Path:
+    """The path of a file that is there. Raises EngineError if it is not."""
+    file = Path(path)
+    if not file.is_file():
+        raise EngineError(f"{file}: {'is a folder' if file.is_dir() else 'no such file'}")
+    return file
 
 
 def data_file(path: Path) -> Path:

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from onnx import TensorProto, parser
 
 from exporters.devices import choose
-from exporters.interface import LOGITS_POSITIONS, edit_names, past_names, present_names
+from exporters.interface import LOGITS_POSITIONS, edit_names, existing, past_names, present_names
 from exporters.onnx_cache import Changes, Decoder, InPlaceCache, OnnxCache, zeros
 from exporters.readout_graph import ReadoutGraph
 from exporters.sessions import open_session, providers, reason, run_options, session_options
@@ -25,14 +25,13 @@ from exporters.topk_graph import TopK
 from gpt2kit.config import GPT2Config
 from gpt2kit.edits import Chunk, Edit, affine, listed
 from gpt2kit.errors import EditError, EngineError, InputError, TapError
-from gpt2kit.readout import Floats, Readout, tiled
+from gpt2kit.readout import FEW, Floats, Readout, tiled
 from gpt2kit.runner import Batch, Ids, KVCache, Run, Source, cache_length, prepare
 from gpt2kit.sampling import largest
 from gpt2kit.taps import SCORES, TapDict, axes_of, resolve
 from gpt2kit.tokenizer import Tokenizer
 
 T = TypeVar("T")
-FEW = 32  # vectors to read out: a lens of one position, as in generation
 ELEMENT = {
     "float32": TensorProto.FLOAT,
     "float16": TensorProto.FLOAT16,
@@ -53,9 +52,7 @@ def open_onnx(
     threads: for the CPU; by default one a physical core.
     Raises EngineError if the file or the device cannot be used, saying what to do.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise EngineError(f"{file}: {'is a folder' if file.is_dir() else 'no such file'}")
+    file = existing(path)
     device = choose(device)
     if device == "cuda":
         ort.preload_dlls()
@@ -120,14 +117,15 @@ class OnnxRunner:
         top_k: int | None = None,
     ) -> Run:
         """See `Runner.run`."""
-        self._check_edits(edits)
+        edited = self._edited(edits)
         wanted = self._wanted(taps)
         batch = prepare(ids, lengths, cache, self.config, top_k)
         if cache is not None and type(cache) is not self._cache_type:
             raise InputError(f"this engine needs a cache of its own, got {type(cache).__name__}")
         if isinstance(cache, InPlaceCache) or (cache is None and self.profile == "fused"):
-            one = cache is not None and batch.ids.shape[1] == 1 and not wanted
-            if isinstance(cache, InPlaceCache) and one and not self._inside(edits):
+            # A decoder's mask is as wide as its buffers: scores and patterns would have more keys.
+            plain = not wanted and not any(axes_of(tap) == SCORES for tap in edited)
+            if isinstance(cache, InPlaceCache) and plain and batch.ids.shape[1] == 1:
                 return self._decode(batch, cache, edits, top_k)
             run = self._run_in_place(batch, cache, wanted, edits, last_only)
         else:
@@ -235,8 +233,8 @@ class OnnxRunner:
             )
         return wanted
 
-    def _check_edits(self, edits: Sequence[Any]) -> None:
-        """Raise EditError if this file cannot take them."""
+    def _edited(self, edits: Sequence[Any]) -> list[str]:
+        """The taps that they edit. Raises EditError if this file cannot take them."""
         wanted: list[str] = []
         for edit in listed(edits):
             if not isinstance(edit, Edit):
@@ -247,11 +245,7 @@ class OnnxRunner:
         if missing := [tap for tap in dict.fromkeys(wanted) if tap not in self.edits]:
             how = self._how_to_export(missing, "edits")
             raise EditError(f"{self.path.name} takes no edit of {how}")
-
-    def _inside(self, edits: Sequence[Edit]) -> bool:
-        """Whether any is of scores or patterns, whose keys a decoder does not count."""
-        taps = (tap for edit in edits for tap in resolve(edit.tap, self.config.n_layer))
-        return any(axes_of(tap) == SCORES for tap in taps)
+        return wanted
 
     def _changes(
         self, edits: Sequence[Edit], chunk: Chunk, slots: NDArray[np.bool_] | None = None

@@ -191,9 +191,9 @@ class Attention(nn.Module):
         scores = hooks(f"{self.name}.attn_scores", scores)  # (batch, head, query, key)
         if mask is None and q.shape[2] > 1:
             mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
-        if mask is not None:
-            scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
         never = None if mask is None else ~mask
+        if never is not None:
+            scores = scores.masked_fill(never, torch.finfo(scores.dtype).min)
         pattern = hooks(f"{self.name}.pattern", scores.softmax(-1).to(v.dtype), never)
         return pattern @ v
 

@@ -20,6 +20,7 @@ from gpt2kit.errors import InputError
 
 Floats = NDArray[np.floating]
 Ints = NDArray[np.int64]
+FEW = 32  # vectors whose logits may be held whole: a lens of one position, as in generation
 
 
 @dataclass(frozen=True)

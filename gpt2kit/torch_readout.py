@@ -7,11 +7,10 @@ from torch import Tensor
 
 from gpt2kit.linear import linear
 from gpt2kit.model import GPT2, at_least_float32
-from gpt2kit.readout import Floats, Ints, Piece
+from gpt2kit.readout import FEW, Floats, Ints, Piece
 from gpt2kit.sampling import largest
 
 VECTORS = 1024  # that meet the vocabulary together
-FEW = 32  # vectors whose logits of the whole vocabulary are few enough: a lens of one position
 
 
 def width(vectors: int, device: torch.device) -> int:

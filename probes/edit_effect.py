@@ -12,6 +12,7 @@ from gpt2kit.edits import Edit
 from gpt2kit.errors import InputError
 from gpt2kit.readout import Floats
 from gpt2kit.runner import Runner, encode, generate
+from probes.metrics import log_softmax
 from probes.result import Result
 from probes.view import visible
 
@@ -97,7 +98,7 @@ def edit_effect(
         runner.run(ids, edits=side, cache=c, last_only=True).logits[0, -1].astype(np.float64)
         for side, c in zip(sides, cache, strict=True)
     ]
-    logprobs = np.stack([x - x.max() - np.log(np.exp(x - x.max()).sum()) for x in logits])
+    logprobs = log_softmax(np.stack(logits))
     top = np.argsort(-logprobs, axis=-1, kind="stable")[:, :shown]
     p = np.exp(logprobs)
     return EditEffect(
