@@ -25,7 +25,7 @@ from exporters.topk_graph import TopK
 from gpt2kit.config import GPT2Config
 from gpt2kit.edits import Chunk, Edit, affine, listed
 from gpt2kit.errors import EditError, EngineError, InputError, TapError
-from gpt2kit.readout import FEW, Floats, Readout, tiled
+from gpt2kit.readout import FEW, Floats, Readout, check_width, tiled
 from gpt2kit.runner import Batch, Ids, KVCache, Run, Source, cache_length, prepare
 from gpt2kit.sampling import largest
 from gpt2kit.taps import SCORES, TapDict, axes_of, resolve
@@ -119,18 +119,19 @@ class OnnxRunner:
         """See `Runner.run`."""
         edited = self._edited(edits)
         wanted = self._wanted(taps)
+        names = wanted if top_k == 0 else ("logits", *wanted)
         batch = prepare(ids, lengths, cache, self.config, top_k)
         if cache is not None and type(cache) is not self._cache_type:
             raise InputError(f"this engine needs a cache of its own, got {type(cache).__name__}")
         if isinstance(cache, InPlaceCache) or (cache is None and self.profile == "fused"):
             # A decoder's mask is as wide as its buffers: scores and patterns would have more keys.
-            plain = not wanted and not any(axes_of(tap) == SCORES for tap in edited)
+            plain = names == ("logits",) and not any(axes_of(tap) == SCORES for tap in edited)
             if isinstance(cache, InPlaceCache) and plain and batch.ids.shape[1] == 1:
                 return self._decode(batch, cache, edits, top_k)
-            run = self._run_in_place(batch, cache, wanted, edits, last_only)
+            run = self._run_in_place(batch, cache, names, edits, last_only)
         else:
             assert cache is None or isinstance(cache, OnnxCache)
-            run = self._run_growing(batch, cache, wanted, edits, last_only)
+            run = self._run_growing(batch, cache, names, edits, last_only)
         if top_k is None:
             return run
         logits, top_ids = largest(run.logits, top_k)
@@ -161,7 +162,7 @@ class OnnxRunner:
         self,
         batch: Batch,
         cache: OnnxCache | None,
-        wanted: tuple[str, ...],
+        names: tuple[str, ...],
         edits: Sequence[Edit],
         last_only: bool,
     ) -> Run:
@@ -172,27 +173,27 @@ class OnnxRunner:
         slots = np.concatenate([before.slots, new], axis=1)
         presents = {} if cache is None else dict.fromkeys(self.present_names)
         changes = self._changes(edits, batch.chunk(cached=cache is not None), slots)
-        names = ["logits", *wanted]
         outputs = self._execute(batch, slots, before.past, names, presents, changes)
-        logits, *values = (value.numpy() for value in outputs[: 1 + len(wanted)])
+        values = {name: value.numpy() for name, value in zip(names, outputs, strict=False)}
+        logits = values.pop("logits", np.empty((*batch.ids.shape, 0), np.float32))
         if last_only:
             logits = logits[np.arange(len(logits)), batch.lengths - 1][:, None]
         found = {
             tap: _absolute_keys(_widen(value), tap, slots, batch.end)
-            for tap, value in zip(wanted, values, strict=True)
+            for tap, value in values.items()
         }
         taken = TapDict(found, self.config.n_layer)
         if cache is None:
             return Run(logits, taken, None)
         cache.spent = True
-        present, ends = outputs[1 + len(wanted) :], batch.starts + batch.lengths
+        present, ends = outputs[len(names) :], batch.starts + batch.lengths
         return Run(logits, taken, OnnxCache(present, slots, ends, cache.max_length))
 
     def _run_in_place(
         self,
         batch: Batch,
         cache: InPlaceCache | None,
-        wanted: tuple[str, ...],
+        names: tuple[str, ...],
         edits: Sequence[Edit],
         last_only: bool,
     ) -> Run:
@@ -208,15 +209,17 @@ class OnnxRunner:
             held = np.arange(part.end) < (part.starts + part.lengths)[:, None]
             kept = np.array([[-1]]) if last_only or single else np.arange(columns)[None]
             changes = self._changes(edits, part.chunk(cached=cache is not None))
-            names = ["logits", *wanted]
             outputs = self._execute(part, held, past, names, presents, changes, kept)
-            found.append([value.numpy() for value in outputs[: 1 + len(wanted)]])
-        axes = [(), *map(axes_of, wanted)]
-        parts_of = zip(zip(*found, strict=True), axes, strict=True)
-        logits, *values = (_joined(x, of, batch.end) for x, of in parts_of)
+            found.append([value.numpy() for value in outputs[: len(names)]])
+        values = {
+            name: _joined(parts, name, batch.end)
+            for name, parts in zip(names, zip(*found, strict=True), strict=True)
+        }
+        given = 1 if last_only and not single else columns
+        logits = values.pop("logits", np.empty((rows, given, 0), np.float32))
         if last_only and single:
             logits = logits[np.arange(rows), batch.lengths - 1][:, None]
-        taps = dict(zip(wanted, map(_widen, values), strict=True))
+        taps = {tap: _widen(value) for tap, value in values.items()}
         taken = TapDict(taps, self.config.n_layer)
         if cache is None:
             return Run(logits, taken, None)
@@ -384,6 +387,12 @@ class OnnxRunner:
             width=graph.width,
         )
 
+    def unembed(self, resid: Floats) -> Floats:
+        """See `Runner.unembed`."""
+        check_width(resid, self.config.n_embd)
+        logits = self._readout(few=True).logits(resid.reshape(-1, resid.shape[-1]))
+        return logits.reshape(*resid.shape[:-1], self.config.vocab_size)
+
 
 def _column(batch: Batch, j: int) -> Batch:
     """Column j as a run of its own. A row that has ended runs its last token once more, at the
@@ -400,9 +409,9 @@ def _globs(taps: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(tap if kinds.count(kind) == 1 else kind for tap, kind in pairs))
 
 
-def _joined(parts: Sequence[NDArray[Any]], axes: tuple[str, ...], end: int) -> NDArray[Any]:
+def _joined(parts: Sequence[NDArray[Any]], name: str, end: int) -> NDArray[Any]:
     """Columns that were run one by one, side by side; keys that were yet to come are 0."""
-    if axes != SCORES:
+    if name == "logits" or axes_of(name) != SCORES:
         return np.concatenate(parts, axis=1)
     wide = [np.pad(x, [(0, 0)] * 3 + [(0, end - x.shape[-1])]) for x in parts]
     return np.concatenate(wide, axis=2)

@@ -144,6 +144,15 @@ class ReadoutGraph:
         value, chosen = binding.get_outputs()
         return ("flat" if self.pieces is None else name), value, chosen.numpy()
 
+    def logits(self, resid: Floats) -> Floats:
+        """(rows, d_model) -> (rows, vocab), where the unembedding is whole."""
+        feeds = {
+            "resid": resid.astype(np.float32, copy=False),
+            "targets": np.zeros((len(resid), 1), np.int64),  # an input, though not read for this
+        }
+        logits: Floats = self._open.run(["logits"], feeds, self._quick)[0]
+        return logits
+
     def meet(
         self, values: dict[str, ort.OrtValue], feeds: dict[str, NDArray[Any]], names: list[str]
     ) -> dict[str, NDArray[Any]]:

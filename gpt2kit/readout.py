@@ -128,10 +128,15 @@ def tiled(
     return Readout(**merged)
 
 
+def check_width(resid: Floats, width: int) -> None:
+    """Raise InputError unless these are residual vectors (…, width)."""
+    if not resid.ndim or resid.shape[-1] != width:
+        raise InputError(f"vectors of shape {resid.shape} given, the model's are {width} wide")
+
+
 def _grouped(resid: Floats, reference: Floats | None, width: int) -> tuple[Floats, Floats | None]:
     """Resid as (group, row, d_model), the reference as (row, d_model) against each group."""
-    if resid.shape[-1] != width:
-        raise InputError(f"vectors of width {resid.shape[-1]} given, the model's are {width} wide")
+    check_width(resid, width)
     if reference is None:
         return resid.reshape(1, -1, width), None
     axes = reference.shape[:-1]

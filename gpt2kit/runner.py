@@ -16,7 +16,7 @@ from gpt2kit.config import GPT2Config
 from gpt2kit.edits import Chunk, Edit, affine, listed
 from gpt2kit.errors import InputError
 from gpt2kit.readout import Floats, Ints, Readout
-from gpt2kit.sampling import Sampler
+from gpt2kit.sampling import Sampler, largest
 from gpt2kit.taps import TapDict
 from gpt2kit.tokenizer import Tokenizer
 
@@ -99,7 +99,8 @@ class Runner(Protocol):
         cache:   from `new_cache` or an earlier run; positions go on where it ended.
         lengths: (batch,) how many of the columns of `ids` are tokens; the rest is right padding.
         last_only: logits of the last token of each row alone.
-        top_k:   only the k largest logits of each position, and which tokens they belong to.
+        top_k:   only the k largest logits of each position, and which tokens they belong to; with 0
+                 the unembedding is left out, for a run that is made for its taps or its cache.
         """
         ...
 
@@ -116,6 +117,11 @@ class Runner(Protocol):
         targets:   token ids, broadcastable to (…, number of targets).
         reference: residual vectors (R…, d_model), R… the last axes of …, for `kl`.
         """
+        ...
+
+    def unembed(self, resid: Floats) -> Floats:
+        """Logits (…, vocab) of a few residual vectors (…, d_model), read through ln_f and the
+        unembedding. Statistics of many are for `readout`, which never holds all logits."""
         ...
 
     def new_cache(self, batch_size: int = 1, max_length: int | None = None) -> KVCache:
@@ -166,8 +172,8 @@ def prepare(
     top_k: int | None = None,
 ) -> Batch:
     """Check what a run was given. Raises InputError before any work is done."""
-    if top_k is not None and not 1 <= top_k <= config.vocab_size:
-        raise InputError(f"top_k = {top_k} must be from 1 to {config.vocab_size}, the vocabulary")
+    if top_k is not None and not 0 <= top_k <= config.vocab_size:
+        raise InputError(f"top_k = {top_k} must be from 0 to {config.vocab_size}, the vocabulary")
     rows, lengths = _rectangle(ids, lengths)
     if rows.min() < 0 or rows.max() >= config.vocab_size:
         bad = rows.min() if rows.min() < 0 else rows.max()
@@ -262,10 +268,13 @@ def steps(
     lengths: ArrayLike | None = None,
     edits: Sequence[Edit] = (),
     taps: str | Iterable[str] = (),
+    head: Callable[[Run], Floats] | None = None,
     watch: Callable[[Run, Ints], None] | None = None,
 ) -> Iterator[Ints]:
     """Yield the next token of every row, (batch,), step by step.
 
+    head:  gives the logits (batch, vocab) to choose from, of a run that holds `taps`, in place of
+           the engine's own, which are then not computed.
     watch: called with each step's run, which holds `taps`, and the tokens chosen from it.
     Raises InputError before the first step if the rows and what they will grow by do not fit, and
     EditError if an edit does not reach as far as they will.
@@ -291,10 +300,14 @@ def steps(
         for _ in range(max_new_tokens):
             run = runner.run(
                 rows, lengths=sizes, cache=cache, edits=edits, taps=taps, last_only=True,
-                top_k=candidates,
+                top_k=candidates if head is None else 0,
             )  # fmt: skip
-            assert run.top_ids is not None
-            chosen = sampler.pick(run.logits[:, -1], run.top_ids[:, -1])
+            if head is not None:
+                logits, top_ids = largest(head(run), candidates)
+            else:
+                assert run.top_ids is not None
+                logits, top_ids = run.logits[:, -1], run.top_ids[:, -1]
+            chosen = sampler.pick(logits, top_ids)
             if watch is not None:
                 watch(run, chosen)
             yield chosen
@@ -348,6 +361,7 @@ def generate(
     edits: Sequence[Edit] = (),
     on_text: Callable[[int, str], None] | None = None,
     taps: str | Iterable[str] = (),
+    head: Callable[[Run], Floats] | None = None,
     watch: Callable[[Run, Ints], None] | None = None,
 ) -> Prompt:
     """Continue a prompt, or a batch of prompts of unequal length; returns the new text alone.
@@ -356,7 +370,7 @@ def generate(
     stop:    a row ends before the first of these strings, or at `<|endoftext|>`.
     edits:   applied at every step, at absolute positions.
     on_text: called with (row, piece of text) as soon as the piece is certain.
-    taps, watch: `watch` is called with each step's run, which holds `taps`, and the tokens chosen.
+    taps, head, watch: for looking at each step's run; see `steps`.
     Raises InputError before any work if a prompt is empty or does not fit the context.
     """
     sampler = Sampler(temperature, top_k, top_p, greedy, seed)
@@ -371,7 +385,7 @@ def generate(
     texts = [_Text(runner.tokenizer, stops, runner.config.eos_token_id) for _ in prompts]
     tokens = steps(
         runner, ids, max_new_tokens=max_new_tokens, sampler=sampler, edits=edits, taps=taps,
-        watch=watch,
+        head=head, watch=watch,
     )  # fmt: skip
     for step, chosen in enumerate(tokens, start=1):
         for row, text in enumerate(texts):

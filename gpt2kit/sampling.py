@@ -83,6 +83,8 @@ def largest(logits: NDArray[np.floating], k: int) -> tuple[NDArray[np.floating],
 
     NaN counts as larger than any number, so that it is not overlooked.
     """
+    if k == 0:
+        return logits[..., :0], np.zeros((*logits.shape[:-1], 0), np.int64)
     rows = logits.reshape(-1, logits.shape[-1])
     if k == 1:
         ids = rows.argmax(-1)[:, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,6 +24,8 @@ def width(vectors: int, device: torch.device) -> int:
 
 def largest_logits(model: GPT2, x: Tensor, k: int) -> tuple[Floats, Ints]:
     """ln_f (batch, pos, d_model) -> the k largest logits, largest first, and their tokens."""
+    if not k:
+        return np.empty((*x.shape[:-1], 0), np.float32), np.empty((*x.shape[:-1], 0), np.int64)
     size, step = len(model.unembedding), width(x.shape[0] * x.shape[1], x.device)
     if size <= step and x.device.type == "cpu":
         # numpy selects k of a vocabulary faster than torch does

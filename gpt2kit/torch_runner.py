@@ -16,7 +16,7 @@ from gpt2kit import checkpoint
 from gpt2kit.edits import Affine, Chunk, Edit, affine, listed
 from gpt2kit.errors import EditError, InputError
 from gpt2kit.model import GPT2, Cache, Hooks, at_least_float32
-from gpt2kit.readout import Floats, Ints, Readout, tiled
+from gpt2kit.readout import Floats, Ints, Readout, check_width, tiled
 from gpt2kit.runner import Batch, Ids, KVCache, Run, Source, cache_length, prepare
 from gpt2kit.taps import TapDict, resolve_one, tap_axes
 from gpt2kit.tokenizer import Tokenizer
@@ -237,6 +237,13 @@ class TorchRunner:
             vectors=VECTORS,
             width=width(resid.size // self.config.n_embd, self.device),
         )
+
+    @torch.inference_mode()
+    def unembed(self, resid: Floats) -> Floats:
+        """See `Runner.unembed`."""
+        check_width(resid, self.config.n_embd)
+        x = self._tensor(resid).to(self._dtype)
+        return _numpy(self.model.unembed(self.model.ln_f(x)))
 
     def _tile(self, resid: Floats, targets: Ints, refers: bool) -> TorchTile:
         x = self._tensor(resid).to(self._dtype)

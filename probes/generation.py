@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpt2kit.edits import Edit, listed
 from gpt2kit.readout import Floats, Ints
 from gpt2kit.runner import Run, Runner, encode, generate
+from gpt2kit.taps import resolve
+from probes.metrics import log_softmax
 from probes.result import Result
 
 if TYPE_CHECKING:
@@ -80,20 +83,38 @@ def generation_lens(
     last = runner.config.n_layer
     rows = ("blocks.0.resid_pre", *(f"blocks.{i}.resid_post" for i in range(last)))
     steps: list[Step] = []
+    logits: Floats = np.empty(0)
+    last_is_model = not _edited_above(options.get("edits", ()), last)
+
+    def head(run: Run) -> Floats:
+        nonlocal logits
+        logits = runner.unembed(np.stack([run.taps[row][0, -1] for row in rows]))
+        return logits[-1:]
 
     def watch(run: Run, chosen: Ints) -> None:
-        resid = np.stack([run.taps[row][0, -1] for row in rows])  # (R, d_model)
-        read = runner.readout(resid, top_k=1, targets=chosen)
-        assert read.target_logprobs is not None
-        assert read.target_ranks is not None
-        ranks = read.target_ranks[:, 0]
+        if not last_is_model:
+            head(run)
         token = int(chosen[0])
-        step = Step(token, decode([token]), read.target_logprobs[:, 0], ranks, _leads_from(ranks))
+        ranks = (logits > logits[:, chosen]).sum(-1)
+        logprobs = log_softmax(logits)[:, token]
+        step = Step(token, decode([token]), logprobs, ranks, _leads_from(ranks))
         steps.append(step)
         on_step(step)
 
-    text = generate(runner, prompt, taps=rows, watch=watch, **options)
+    text = generate(
+        runner, prompt, taps=rows, head=head if last_is_model else None, watch=watch, **options
+    )
     return GenerationLens(str(runner.source), prompt, text, rows, tuple(steps))
+
+
+def _edited_above(edits: Any, n_layer: int) -> bool:
+    """Whether an edit comes after the last layer, so that its stream is not what is predicted from;
+    a function might."""
+    return any(
+        not isinstance(edit, Edit)
+        or any(tap.startswith("ln_f") for tap in resolve(edit.tap, n_layer))
+        for edit in listed(edits)
+    )
 
 
 def _leads_from(ranks: Ints) -> int:

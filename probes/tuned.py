@@ -134,7 +134,7 @@ class _Translated:
         self.runner, self.lens = runner, lens
         self.config, self.tokenizer = runner.config, runner.tokenizer
         self.source = runner.source
-        self.run, self.new_cache = runner.run, runner.new_cache
+        self.run, self.unembed, self.new_cache = runner.run, runner.unembed, runner.new_cache
 
     @property
     def dtype(self) -> str:

@@ -442,7 +442,25 @@ def test_a_run_gives_the_largest_logits_and_their_tokens(runner, last_only):
     assert (top.top_ids == tokens).all()
 
 
-@pytest.mark.parametrize("k", [0, -1, CONFIG.vocab_size + 1])
+@pytest.mark.parametrize("last_only", [True, False])
+def test_a_run_without_logits_is_otherwise_the_same(runner, last_only):
+    chunks = ((random_ids(2, 5), [5, 3]), (random_ids(2, 2), [1, 2]), (random_ids(2, 1), [1, 1]))
+    with_logits, without = runner.new_cache(2), runner.new_cache(2)
+    for ids, lengths in chunks:
+        options = {"taps": "blocks.*.mlp_out", "last_only": last_only, "lengths": lengths}
+        want = runner.run(ids, cache=with_logits, **options)
+        got = runner.run(ids, cache=without, top_k=0, **options)
+        assert got.logits.shape == got.top_ids.shape == (*want.logits.shape[:2], 0)
+        for tap, value in want.taps.items():
+            for row, size in enumerate(lengths):
+                close(got.taps[tap][row, :size], value[row, :size])
+        with_logits, without = want.cache, got.cache
+    untapped = runner.run(random_ids(2, 1), cache=without, top_k=0)
+    assert untapped.logits.shape == (2, 1, 0)
+    assert (untapped.cache.lengths == with_logits.lengths + 1).all()
+
+
+@pytest.mark.parametrize("k", [-1, CONFIG.vocab_size + 1])
 def test_a_number_of_logits_that_there_is_not(runner, k):
-    with pytest.raises(InputError, match=f"top_k = {k} must be from 1 to"):
+    with pytest.raises(InputError, match=f"top_k = {k} must be from 0 to"):
         runner.run([[1, 2]], top_k=k)

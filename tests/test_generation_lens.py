@@ -68,6 +68,28 @@ def test_edits_are_seen_by_the_lens(runner):
     )
 
 
+@pytest.mark.parametrize("tap", ["ln_f", "ln_f_scale"])
+def test_what_comes_after_the_last_row_still_decides_the_token(runner, tap):
+    """An edit there is none of the stream; the rows show it, the model predicts from the edit."""
+    edit = Edit.steer(tap, np.arange(24) if tap == "ln_f" else 5.0)
+    got = generation_lens(runner, PROMPT, edits=[edit], **OPTIONS)
+    assert got.text == generate(runner, PROMPT, edits=[edit], **OPTIONS)
+    assert got.text != generate(runner, PROMPT, **OPTIONS)
+
+
+def test_a_lens_leaves_the_unembedding_to_its_own_rows(runner, monkeypatch):
+    asked, run = [], type(runner).run
+
+    def watched(*args, **options):
+        asked.append(options["top_k"])
+        return run(*args, **options)
+
+    monkeypatch.setattr(type(runner), "run", watched)
+    lens = generation_lens(runner, PROMPT, **OPTIONS)
+    assert asked == [0] * len(asked)
+    assert len(asked) >= len(lens.steps) > 0
+
+
 # With and without an edit
 
 

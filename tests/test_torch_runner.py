@@ -314,6 +314,12 @@ def test_readout_equals_plain_log_softmax(runner, torch_runner, stream):
     assert (out.target_ranks == ranks.numpy()).all()
 
 
+@pytest.mark.parametrize("some", [np.s_[:], np.s_[1, 0, 3], np.s_[:, :0]])
+def test_unembedding_equals_plain_logits(runner, torch_runner, stream, some):
+    _, logits = plain_logprobs(torch_runner, stream[some])
+    close(runner.unembed(stream[some]), logits)
+
+
 def test_the_last_layer_read_out_is_the_models_own_prediction(runner):
     ids = random_ids(2, 7)
     run = runner.run(ids, taps="blocks.-1.resid_post")
@@ -408,5 +414,6 @@ def test_a_run_leaves_the_weights_alone(torch_runner):
 
 
 def test_readout_refuses_vectors_of_another_width(runner):
-    with pytest.raises(InputError, match="width 7 given, the model's are 24 wide"):
-        runner.readout(np.zeros((2, 7), np.float32))
+    for read in (runner.readout, runner.unembed):
+        with pytest.raises(InputError, match=r"shape \(2, 7\) given, the model's are 24 wide"):
+            read(np.zeros((2, 7), np.float32))
