@@ -32,6 +32,7 @@ class Edit:
     keep, add: numbers or arrays, broadcast as numpy does against the selected part of the tap.
     at:   axis name -> index, list of indices, or slice. One index drops its axis, as in numpy:
           `run.taps["blocks.9.z"][:, :, 9]` is a value for `at={"head": 9}`.
+    text: what it was parsed from, if it was; errors show that.
 
     Positions (`pos`, `query`, `key`) are absolute, also under a cache: `pos=3` is the fourth token
     of the sequence, in whichever chunk it comes. An array that spans positions without `at` starts
@@ -45,6 +46,7 @@ class Edit:
     keep: ArrayLike = 1.0
     add: ArrayLike = 0.0
     at: Mapping[str, Where] = field(default_factory=dict)
+    text: str = field(default="", init=False)  # not an argument: a changed copy is another edit
 
     @classmethod
     def zero(cls, tap: str, **at: Where) -> Edit:
@@ -72,7 +74,9 @@ class Edit:
         `gpt2kit.edit_grammar`. Raises EditError if it is not one."""
         from gpt2kit.edit_grammar import parse
 
-        return parse(text)
+        edit = parse(text)
+        object.__setattr__(edit, "text", text)
+        return edit
 
     def __repr__(self) -> str:
         def show(x: ArrayLike) -> str:
@@ -81,6 +85,11 @@ class Edit:
 
         at = "".join(f", {axis}={where}" for axis, where in self.at.items()).replace("\n", "")
         return f"Edit({self.tap!r}, keep={show(self.keep)}, add={show(self.add)}{at})"
+
+
+def shown(edit: Edit) -> str:
+    """An edit as it was written, in text or in Python."""
+    return repr(edit.text or edit)
 
 
 @dataclass(frozen=True)
@@ -147,7 +156,7 @@ def _expand(edit: Edit, tap: str, config: GPT2Config, chunk: Chunk) -> Affine:
     axes = axes_of(tap)
     unknown = set(edit.at) - set(axes)
     if unknown:
-        raise EditError(f"{edit!r}: {tap} has no axis {min(unknown)!r}; its axes are {axes}")
+        raise EditError(f"{shown(edit)}: {tap} has no axis {min(unknown)!r}; its axes are {axes}")
     sizes = {axis: chunk.size(axis, config) for axis in axes}
     chosen = {
         axis: _indices(edit, axis, sizes[axis], config, chunk) for axis in axes if axis in edit.at
@@ -168,6 +177,11 @@ def _expand(edit: Edit, tap: str, config: GPT2Config, chunk: Chunk) -> Affine:
         shape[0], shape[dim] = (where.shape[0], shape[dim]) if dim else (1, 1)
         shape[dim] = where.shape[1]
         hit = hit & (where >= 0).reshape(shape)
+    if tap.endswith("_scale") and (hit & (keep == 0) & (add == 0)).any():
+        raise EditError(
+            f"{shown(edit)}: a layer norm divides by {tap}, which cannot be 0; put another "
+            "number there"
+        )
     return np.where(hit, keep, 1.0), np.where(hit, add, 0.0)
 
 
@@ -180,21 +194,21 @@ def _indices(
     end = config.n_positions if absolute else size
     if isinstance(where, slice):
         if where.step == 0:
-            raise EditError(f"{edit!r}: a range of {axis} with steps of 0 goes nowhere")
+            raise EditError(f"{shown(edit)}: a range of {axis} with steps of 0 goes nowhere")
         given = np.array([x for x in (where.start, where.stop) if x is not None], np.int64)
         index = np.arange(*where.indices(end))
     else:
         given = index = np.atleast_1d(np.asarray(where))
         if index.ndim > 1 or (index.size and index.dtype.kind not in "iu"):
             raise EditError(
-                f"{edit!r}: {axis} must be a whole number, a list of them, or a slice "
+                f"{shown(edit)}: {axis} must be a whole number, a list of them, or a slice "
                 "(np.flatnonzero makes a list of a mask)"
             )
         if ((index < -end) | (index >= end)).any():
-            raise EditError(f"{edit!r}: {axis} = {where} is out of range; the size is {end}")
+            raise EditError(f"{shown(edit)}: {axis} = {where} is out of range; the size is {end}")
     if absolute and (given < 0).any():
         raise EditError(
-            f"{edit!r}: a negative {axis} is ambiguous under a cache, as in generation; "
+            f"{shown(edit)}: a negative {axis} is ambiguous under a cache, as in generation; "
             "count from 0"
         )
     return index.astype(np.int64) % end
@@ -211,9 +225,9 @@ def _block(
     """`value` with all axes of the tap, checked against the selected part of it."""
     array = np.asarray(value)
     if array.dtype.kind not in "fiub":
-        raise EditError(f"{edit!r}: keep and add must be numbers, got {array.dtype}")
+        raise EditError(f"{shown(edit)}: keep and add must be numbers, got {array.dtype}")
     if not (np.abs(array) <= np.finfo(np.float32).max).all():
-        raise EditError(f"{edit!r}: keep and add must be finite numbers that float32 can hold")
+        raise EditError(f"{shown(edit)}: keep and add must be finite numbers that float32 can hold")
     array = array.astype(np.result_type(array.dtype, np.float32))
     dropped = [i for i, axis in enumerate(axes) if isinstance(edit.at.get(axis), int | np.integer)]
     rank = len(axes) - len(dropped)
@@ -233,7 +247,7 @@ def _block(
         for i, axis in enumerate(axes)
         if i not in dropped
     )
-    raise EditError(f"{edit!r}: shape {array.shape} does not broadcast against ({block})")
+    raise EditError(f"{shown(edit)}: shape {array.shape} does not broadcast against ({block})")
 
 
 def _lookup(index: NDArray[np.int64], axis: str, size: int, chunk: Chunk) -> NDArray[np.int64]:

@@ -22,13 +22,14 @@ from gpt2kit.readout import Floats
 from gpt2kit.runner import Runner, generate
 from gpt2kit.taps import axes_of, resolve, resolve_one
 from gpt2kit.tokenizer import printable
-from probes.prompts import index, prompt_ids
+from probes.prompts import counted, index, prompt_ids
 from probes.result import Result
 from probes.view import table, title
 
 T = TypeVar("T")
 Prompts = Sequence[str] | Sequence[Sequence[int]]
 _TOKENS = 1024  # run together, padding included
+_SAME = 1e-6  # of the activations' size: what float32 takes for the same value
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +96,7 @@ def mean_difference(
         collect(runner, prompts, taps=tap, position=position)[tap].mean(0, dtype=np.float64)
         for prompts in (positive, negative)
     )
-    if np.array_equal(above, below):
+    if np.linalg.norm(above - below) <= _SAME * np.linalg.norm(above):
         raise InputError(f"both groups have the same mean at {tap}: there is no direction")
     return Direction(str(runner.source), tap, above - below, (above + below) / 2)
 
@@ -106,7 +107,8 @@ def pca_directions(
     """The n principal components of the prompts' activations, of length 1, largest variance first.
 
     The sign of a component is arbitrary; here its entry of the largest size is positive.
-    tap, position: as in `mean_difference`. Raises InputError for more components than there are.
+    tap, position: as in `mean_difference`. Raises InputError for more components than there are, or
+    than the prompts' activations differ in.
     """
     tap = _vector_tap(runner, tap)
     x = collect(runner, prompts, taps=tap, position=position)[tap].astype(np.float64)
@@ -115,7 +117,13 @@ def pca_directions(
         raise InputError(f"n = {n} components asked for; {len(x)} prompts have from 1 to {most}")
     mean = x.mean(0)
     _, sizes, vectors = np.linalg.svd(x - mean, full_matrices=False)
-    shares = sizes**2 / max((sizes**2).sum(), np.finfo(float).tiny)
+    varied = int((sizes > _SAME * np.linalg.norm(x)).sum())
+    if varied < n:
+        raise InputError(
+            f"n = {n} components asked for, but the {len(x)} prompts differ at {tap} in "
+            f"{counted(varied, 'direction')} alone; give prompts that differ more"
+        )
+    shares = sizes**2 / (sizes**2).sum()
     signs = np.sign(vectors[np.arange(len(vectors)), np.abs(vectors).argmax(1)])
     return tuple(
         Direction(str(runner.source), tap, signs[i] * vectors[i], mean, float(shares[i]))

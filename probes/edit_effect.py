@@ -104,7 +104,7 @@ def edit_effect(
     return EditEffect(
         source=str(runner.source),
         prompt=prompt,
-        edits=tuple(edit if isinstance(edit, str) else repr(edit) for edit in given),
+        edits=tuple(edit.text or repr(edit) for edit in parsed),
         texts=(texts[0], texts[1]),
         top_tokens=(
             tuple(decode([int(i)]) for i in top[0]), tuple(decode([int(i)]) for i in top[1]),

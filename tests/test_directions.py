@@ -154,6 +154,7 @@ def test_directions_say_what_they_are(torch_runner):
     ("call", "error", "message"),
     [
         (lambda r: mean_difference(r, ABOVE, ABOVE, tap=TAP), InputError, "the same mean"),
+        (lambda r: mean_difference(r, ABOVE, ABOVE[::-1], tap=TAP), InputError, "the same mean"),
         (lambda r: mean_difference(r, ABOVE, [], tap=TAP), InputError, "at least one prompt"),
         (lambda r: mean_difference(r, "ab", BELOW, tap=TAP), InputError, "must be a list"),
         (lambda r: mean_difference(r, ABOVE, BELOW, tap="blocks.0.z"), TapError, "needs a tap of"),
@@ -165,6 +166,16 @@ def test_directions_say_what_they_are(torch_runner):
         ),
         (lambda r: pca_directions(r, ABOVE, tap=TAP, n=3), InputError, "have from 1 to 2"),
         (lambda r: pca_directions(r, ABOVE, tap=TAP, n=0), InputError, "n = 0 components"),
+        (
+            lambda r: pca_directions(r, ["the cat"] * 4, tap=TAP, n=1),
+            InputError,
+            f"the 4 prompts differ at {TAP} in 0 directions alone",
+        ),
+        (
+            lambda r: pca_directions(r, ["a", "xy", "a", "xy", "a"], tap=TAP),
+            InputError,
+            "n = 2 components asked for, but the 5 prompts differ at .* in 1 direction alone",
+        ),
         (lambda r: collect(r, ABOVE, taps="blocks.0.pattern"), TapError, "no value at a position"),
     ],
 )

@@ -1,11 +1,13 @@
 """Edits as text: what they mean, and what is said of those that mean nothing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from conftest import close, random_ids
 
 from gpt2kit import Edit
-from gpt2kit.errors import EditError
+from gpt2kit.errors import EditError, TapError
 
 IDS = random_ids(2, 6)
 VECTOR = np.random.default_rng(0).standard_normal(24)
@@ -87,9 +89,22 @@ def test_text_means_that_edit(torch_runner, text):
         ("blocks.1.z[head=3] = 0", "head = 3 is out of range"),
         ("blocks.9.z = 0", "the model has layers 0 to 2"),
         ("blocks.1.z += direction.npy", "does not broadcast"),
+        ("blocks.1.z[head=1.5] = 0", "'1.5' is not an index"),
+        ("ln_f_scale = 0", "a layer norm divides by ln_f_scale, which cannot be 0"),
     ],
 )
 def test_text_that_is_no_edit_says_why_in_one_line(torch_runner, text, words):
     with pytest.raises((EditError, ValueError), match=words) as caught:
         torch_runner.run(IDS, edits=[Edit.parse(text)])
     assert "\n" not in str(caught.value)
+    if not isinstance(caught.value, TapError):  # which names the tap alone
+        assert str(caught.value).startswith(f"{text!r}")
+
+
+def test_a_changed_copy_of_a_parsed_edit_is_no_longer_its_text(torch_runner):
+    edit = Edit.parse("blocks.1.z[head=3] = 0")
+    assert edit.text == "blocks.1.z[head=3] = 0"
+    changed = replace(edit, keep=2.0)
+    assert changed.text == ""
+    with pytest.raises(EditError, match=r"^Edit\('blocks.1.z', keep=2.0, add=0.0, head=3\): head"):
+        torch_runner.run(IDS, edits=[changed])

@@ -469,6 +469,8 @@ def test_an_edit_shows_what_it_is():
         ([Edit.steer(RESID, 1e39)], "finite numbers that float32 can hold"),
         ([Edit.steer(RESID, np.nan)], "finite numbers"),
         ([Edit.zero(Z, head=slice(None, None, 0))], "steps of 0"),
+        ([Edit.zero("blocks.0.ln_1_scale", pos=1)], "divides by blocks.0.ln_1_scale, which cannot"),
+        ([Edit.scale("*_scale", np.arange(9)[:, None])], "divides by blocks.0.ln_1_scale"),
     ],
 )
 def test_what_is_no_list_of_edits_is_refused_on_every_engine(runner, edits, words):
