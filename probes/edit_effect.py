@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from gpt2kit.edits import Edit
 from gpt2kit.errors import InputError
 from gpt2kit.readout import Floats
-from gpt2kit.runner import Runner, encode, generate
+from gpt2kit.runner import Ids, Run, Runner, encode, generate
+from gpt2kit.sampling import largest
 from probes.metrics import log_softmax
 from probes.result import Result
 from probes.view import visible
@@ -85,20 +86,18 @@ def edit_effect(
     if not given:
         raise InputError("no edits were given")
     parsed = [Edit.parse(edit) if isinstance(edit, str) else edit for edit in given]
-    ids = encode(runner, prompt)
+    encode(runner, prompt)  # which says so if there is no tokenizer
     if not 1 <= shown <= runner.config.vocab_size:
         raise InputError(f"shown = {shown} must be from 1 to {runner.config.vocab_size}")
     assert runner.tokenizer is not None
     decode = runner.tokenizer.decode
     seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
-    sides = ((), parsed)
-    texts = [generate(runner, prompt, edits=side, seed=seed, **options) for side in sides]
-    cache = [runner.new_cache(1, len(ids)) for _ in sides]  # as in generation: edits are absolute
-    logits = [
-        runner.run(ids, edits=side, cache=c, last_only=True).logits[0, -1].astype(np.float64)
-        for side, c in zip(sides, cache, strict=True)
+    heard = [_Heard(runner), _Heard(runner)]
+    texts = [
+        generate(cast("Runner", side), prompt, edits=changes, seed=seed, **options)
+        for side, changes in zip(heard, ([], parsed), strict=True)
     ]
-    logprobs = log_softmax(np.stack(logits))
+    logprobs = log_softmax(np.stack([side.first.astype(np.float64) for side in heard]))
     top = np.argsort(-logprobs, axis=-1, kind="stable")[:, :shown]
     p = np.exp(logprobs)
     return EditEffect(
@@ -113,3 +112,21 @@ def edit_effect(
         other_probs=np.take_along_axis(p[::-1], top, -1),
         kl=float((p[0] * (logprobs[0] - logprobs[1])).sum()),
     )  # fmt: skip
+
+
+class _Heard:
+    """A runner that keeps all logits of its first run, the prompt's; `generate` asks for a few."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner, self.first = runner, np.empty(0)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.runner, name)
+
+    def run(self, ids: Ids, *, top_k: int | None = None, **options: Any) -> Run:
+        if self.first.size or top_k is None:
+            return self.runner.run(ids, top_k=top_k, **options)
+        run = self.runner.run(ids, **options)
+        self.first = run.logits[0, -1]
+        logits, top_ids = largest(run.logits, top_k)
+        return replace(run, logits=logits, top_ids=top_ids)
