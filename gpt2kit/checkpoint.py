@@ -261,10 +261,15 @@ def _line(error: BaseException) -> str:
     return (str(error).splitlines() or [repr(error)])[0]
 
 
-def weights_sha256(model: GPT2) -> str:
-    """Digest of every weight: its name, dtype, shape and bytes, in the order of the module."""
+def weights_sha256(model: GPT2, rounded: torch.dtype | None = None) -> str:
+    """Digest of every weight: its name, dtype, shape and bytes, in the order of the module.
+
+    rounded: a dtype that the weights are rounded to first, and then taken as float32; that is the
+             digest of a file exported in that dtype. By default they are taken as they are.
+    """
     digest = hashlib.sha256()
-    for name, x in model.state_dict().items():
+    for name, weight in model.state_dict().items():
+        x = weight if rounded is None else weight.to(rounded).float()
         digest.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
         digest.update(x.cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()

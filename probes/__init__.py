@@ -50,7 +50,8 @@ from probes.paths import Paths, path_patching
 from probes.single_head import HeadLens, head_lens
 from probes.token_attribution import InputAttribution, input_attribution
 from probes.trajectories import Trajectory, trajectory
-from probes.tuned import TunedLens, train_tuned_lens, tuned_lens
+from probes.tuned import TunedLens, tuned_lens
+from probes.tuned_training import train_tuned_lens
 from probes.weights import processed
 
 __all__ = [

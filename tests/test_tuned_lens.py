@@ -7,15 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import CONFIG, byte_tokenizer, close, random_model
+from conftest import CONFIG, byte_tokenizer, close, random_ids, random_model
 
 import gpt2kit
+from exporters import export_onnx, open_onnx
 from gpt2kit import TorchRunner
 from gpt2kit.errors import CheckpointError, InputError, TapError
 from gpt2kit.runner import Source
 from probes import logit_lens
 from probes.single_head import head_lens
-from probes.tuned import TunedLens, train_tuned_lens, tuned_lens, weights_digest
+from probes.tuned import TunedLens, tuned_lens, weights_digest
+from probes.tuned_training import train_tuned_lens
 
 PROMPT = "the cat, the hat"
 ROWS = ["blocks.0.resid_pre", *(f"blocks.{i}.resid_post" for i in range(CONFIG.n_layer))]
@@ -34,7 +36,7 @@ def lens(torch_runner) -> TunedLens:
     shape = CONFIG.n_layer, CONFIG.n_embd, CONFIG.n_embd
     weight = rng.normal(size=shape).astype(np.float32) * 0.2
     bias = rng.normal(size=shape[:2]).astype(np.float32)
-    return TunedLens("random", weights_digest(torch_runner), weight, bias)
+    return TunedLens("random", (weights_digest(torch_runner),), weight, bias)
 
 
 def read_by_hand(runner: TorchRunner, x: torch.Tensor) -> torch.Tensor:
@@ -106,7 +108,7 @@ def test_training_brings_every_layer_nearer_to_the_final_one_on_text_not_trained
     assert (after[:-1] < 0.9 * before[:-1]).all(), (before, after)
     assert [step for step, _ in steps] == list(range(1, 41))
     assert (steps[-1][1] < steps[0][1]).all()
-    assert lens.sha256 == weights_digest(bundled)
+    assert lens.sha256[0] == weights_digest(bundled)
 
 
 def test_the_loss_is_the_kl_and_a_seed_gives_one_lens(torch_runner):
@@ -150,6 +152,25 @@ def test_text_needs_a_tokenizer_and_may_be_ids(torch_runner):
     np.testing.assert_array_equal(by_ids.bias, by_text.bias)
 
 
+def test_training_works_within_inference_mode(torch_runner):
+    ids = random_ids(20)
+    given = {"steps": 2, "batch": 1, "length": 8}
+    with torch.inference_mode():
+        within = train_tuned_lens(torch_runner, ids, **given)
+        assert torch.is_inference_mode_enabled()
+    np.testing.assert_array_equal(
+        within.weight, train_tuned_lens(torch_runner, ids, **given).weight
+    )
+    assert within.weight.any()
+
+
+def test_a_lens_is_data(lens):
+    data = json.loads(lens.to_json())
+    assert data["sha256"] == list(lens.sha256)
+    close(data["bias"], lens.bias)
+    assert str(lens).strip() == repr(lens)
+
+
 # Files
 
 
@@ -164,12 +185,41 @@ def test_a_saved_lens_comes_back_and_fits_only_its_model(tmp_path, runner, lens)
     with pytest.raises(InputError, match="trained on other weights than those of other"):
         tuned_lens(other, PROMPT, back)
     with pytest.raises(InputError, match="other weights"):
-        tuned_lens(runner, PROMPT, replace(back, sha256="0" * 64))
+        tuned_lens(runner, PROMPT, replace(back, sha256=("0" * 64,)))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_lens_serves_its_weights_in_half_precision_but_not_the_other_way(
+    tmp_path, torch_runner, dtype
+):
+    ids = random_ids(20)
+    trained = train_tuned_lens(torch_runner, ids, steps=1, batch=1, length=8)
+    trained.save(tmp_path / "lens")
+    back = TunedLens.load(tmp_path / "lens")
+    assert back.sha256 == trained.sha256
+    half = TorchRunner(random_model(dtype=getattr(torch, dtype)), byte_tokenizer(), Source("half"))
+    got, want = tuned_lens(half, PROMPT, back), tuned_lens(torch_runner, PROMPT, back)
+    assert got.dtype == dtype
+    close(got.entropy, want.entropy, 0.1)
+    of_half = train_tuned_lens(half, ids, steps=1, batch=1, length=8)
+    tuned_lens(half, PROMPT, of_half)
+    with pytest.raises(InputError, match="other weights than those of random in float32"):
+        tuned_lens(torch_runner, PROMPT, of_half)
+    other = random_model(seed=1, dtype=getattr(torch, dtype))
+    with pytest.raises(InputError, match=f"other weights than those of unnamed in {dtype}"):
+        tuned_lens(TorchRunner(other, byte_tokenizer()), PROMPT, back)
+
+
+def test_a_lens_serves_an_exported_file_in_half_precision(tmp_path, torch_runner):
+    lens = TunedLens.identity(torch_runner)
+    export_onnx(torch_runner, tmp_path / "half.onnx", taps="*.resid_*", dtype="float16")
+    half = open_onnx(tmp_path / "half.onnx", device="cpu")
+    assert (half.dtype, tuned_lens(half, PROMPT, lens).dtype) == ("float16", "float16")
 
 
 def test_a_lens_of_other_sizes_is_refused(bundled, lens):
     with pytest.raises(InputError, match="does not fit bundled, which has 6 layers of width 192"):
-        tuned_lens(bundled, PROMPT, replace(lens, sha256=None))
+        tuned_lens(bundled, PROMPT, replace(lens, sha256=()))
 
 
 def test_files_that_are_no_lens_are_refused(tmp_path):
@@ -208,11 +258,15 @@ def published(folder: Path, lens: TunedLens, bias: bool = True, **change) -> Pat
 
 
 def test_a_published_lens_is_read(tmp_path, runner, lens):
-    found = TunedLens.load(published(tmp_path, lens))
-    assert (found.source, found.sha256) == ("gpt2", None)
+    with pytest.warns(UserWarning, match="does not say which weights .* so read gpt2 with it") as w:
+        found = TunedLens.load(published(tmp_path, lens))
+    assert len(w) == 1
+    assert "\n" not in str(w[0].message)
+    assert (found.source, found.sha256) == ("gpt2", ())
     own = tuned_lens(runner, PROMPT, lens)
     close(tuned_lens(runner, PROMPT, found).top_logprobs, own.top_logprobs)
-    bare = TunedLens.load(published(tmp_path, lens, bias=False))
+    with pytest.warns(UserWarning, match="only its sizes are checked"):
+        bare = TunedLens.load(published(tmp_path, lens, bias=False))
     np.testing.assert_array_equal(bare.weight, lens.weight)
     assert not bare.bias.any()
 
