@@ -76,7 +76,7 @@ def export_onnx(
                 pack(model, quantize)
             program = trace(model, plan)
             on_progress("writing")
-            describe(program, runner, plan, rounded(runner, DTYPES[dtype]).model)
+            describe(program, runner, plan, model, rounded(runner, DTYPES[dtype]).model)
             _save(program, draft, external_data)
             for name, text in sidecars.items():
                 (Path(folder) / name).write_text(text, encoding="utf-8")

@@ -22,6 +22,7 @@ from exporters.onnx_cache import Changes, Decoder, InPlaceCache, OnnxCache, zero
 from exporters.readout_graph import ReadoutGraph
 from exporters.sessions import open_session, providers, reason, run_options, session_options
 from exporters.topk_graph import TopK
+from exporters.weights import Weights
 from gpt2kit.config import GPT2Config
 from gpt2kit.edits import Chunk, Edit, affine, listed
 from gpt2kit.errors import EditError, EngineError, InputError, TapError
@@ -354,6 +355,10 @@ class OnnxRunner:
         return ort.InferenceSession(model, providers=providers(self.device))
 
     @cached_property
+    def _weights(self) -> Weights:
+        return Weights(self.path, self.config)
+
+    @cached_property
     def _top_k(self) -> TopK:
         return TopK(providers(self.device))
 
@@ -392,6 +397,10 @@ class OnnxRunner:
         check_width(resid, self.config.n_embd)
         logits = self._readout(few=True).logits(resid.reshape(-1, resid.shape[-1]))
         return logits.reshape(*resid.shape[:-1], self.config.vocab_size)
+
+    def weight(self, name: str) -> Floats:
+        """See `Runner.weight`; read from the file each time."""
+        return self._weights.read(name)
 
 
 def _column(batch: Batch, j: int) -> Batch:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, parser
 
 from exporters import mapped
+from exporters.weights import initializer
 from gpt2kit.config import GPT2Config
 from gpt2kit.readout import Floats, Ints, Piece
 
@@ -222,10 +222,9 @@ def _weights(path: Path) -> tuple[dict[str, NDArray[Any]], str]:
     model = mapped.load(path)
     last = {node.op_type: node for node in model.graph}
     quantised = last.get("MatMulNBits")
-    gain, bias = json.loads(model.metadata_props["gpt2kit.ln_f"])
     used: dict[str, onnx_ir.Value | None] = {
-        "gain": model.graph.initializers[gain],
-        "bias": model.graph.initializers[bias],
+        "gain": initializer(model, "ln_f.weight"),
+        "bias": initializer(model, "ln_f.bias"),
     }
     if quantised is None:
         used["unembedding"], nodes = last["Gemm"].inputs[1], _PLAIN

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import warnings
@@ -18,6 +19,7 @@ import gpt2kit
 from exporters.fusions import drop_reshapes, join_gelus, join_norms, join_projections
 from exporters.graphs import Fused, Portable
 from exporters.interface import LOGITS_POSITIONS, edit_names, past_names, present_names
+from exporters.weights import KEY
 from gpt2kit.checkpoint import weights_sha256
 from gpt2kit.config import GPT2Config
 from gpt2kit.errors import ExportError
@@ -135,11 +137,11 @@ def _quiet() -> Iterator[None]:
 
 
 def describe(
-    program: torch.onnx.ONNXProgram, runner: TorchRunner, plan: Plan, weights: GPT2
+    program: torch.onnx.ONNXProgram, runner: TorchRunner, plan: Plan, traced: GPT2, weights: GPT2
 ) -> None:
     """Replace the tracer's notes, local paths among them, by what the file is.
 
-    weights: the model, rounded to the file's dtype.
+    traced: the model that was traced. weights: the model, rounded to the file's dtype.
     """
     model = program.model
     for node in model.graph.all_nodes():
@@ -172,19 +174,36 @@ def describe(
             "gpt2kit.opset": str(plan.opset),
             "gpt2kit.taps": json.dumps(plan.taps),
             "gpt2kit.edits": json.dumps(plan.edits),
-            "gpt2kit.ln_f": json.dumps(_ln_f(model.graph, weights)),
+            KEY: json.dumps(_renamed(model.graph, traced)),
         }
     )
 
 
-def _ln_f(graph: onnx_ir.Graph, weights: GPT2) -> list[str]:
-    """Names of the final layer norm's gain and bias; weights that are equal share one name."""
-    vectors = {
-        name: value.const_value.numpy().astype(np.float32)
-        for name, value in graph.initializers.items()
-        if value.const_value is not None and len(value.const_value.shape) == 1
+def _renamed(graph: onnx_ir.Graph, traced: GPT2) -> dict[str, str]:
+    """Weights that the graph does not hold by their own names -> the names it holds them by.
+
+    Equal weights share one initializer; one that is only read reshaped, or cast, becomes that.
+    """
+    lost = {
+        name: np.asarray(x.float() if x.is_floating_point() else x)
+        for name, x in traced.state_dict().items()
+        if name not in graph.initializers
     }
-    return [
-        next(name for name, x in vectors.items() if np.array_equal(x, wanted.float().numpy()))
-        for wanted in (weights.ln_f.weight, weights.ln_f.bias)
-    ]
+    sizes = {x.size for x in lost.values()}
+    held = {
+        _content(value.const_value.numpy()): name
+        for name, value in graph.initializers.items()
+        if value.const_value is not None and value.const_value.size in sizes
+    }
+    missing = [name for name, x in lost.items() if _content(x) not in held]
+    if missing:
+        raise ExportError(
+            f"{missing[0]} is not in the traced graph; this is a bug in gpt2kit, please report it"
+        )
+    return {name: held[_content(x)] for name, x in lost.items()}
+
+
+def _content(x: np.ndarray) -> tuple[bool, bytes]:
+    """What tells two weights apart, of whatever shape and precision."""
+    packed = x.dtype == np.uint8
+    return packed, hashlib.sha256((x if packed else x.astype(np.float32)).tobytes()).digest()

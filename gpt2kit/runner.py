@@ -124,6 +124,16 @@ class Runner(Protocol):
         unembedding. Statistics of many are for `readout`, which never holds all logits."""
         ...
 
+    def weight(self, name: str) -> Floats:
+        """A weight by its name in the checkpoint, as it is laid out there: "wte.weight",
+        "h.3.attn.c_attn.weight" (in, out), …; "lm_head.weight" is the unembedding, tied or not.
+
+        float32 (float64 if the model is), read-only: it may be the engine's own memory. Of a
+        quantised file, what its whole numbers stand for. Raises InputError, with the nearest name,
+        if there is no such weight.
+        """
+        ...
+
     def new_cache(self, batch_size: int = 1, max_length: int | None = None) -> KVCache:
         """An empty cache, by default for the whole context."""
         ...

@@ -21,6 +21,7 @@ from gpt2kit.runner import Batch, Ids, KVCache, Run, Source, cache_length, prepa
 from gpt2kit.taps import TapDict, resolve_one, tap_axes
 from gpt2kit.tokenizer import Tokenizer
 from gpt2kit.torch_readout import VECTORS, TorchTile, largest_logits, width
+from gpt2kit.weights import weight_shape
 
 DTYPES = {
     "float32": torch.float32,
@@ -244,6 +245,16 @@ class TorchRunner:
         check_width(resid, self.config.n_embd)
         x = self._tensor(resid).to(self._dtype)
         return _numpy(self.model.unembed(self.model.ln_f(x)))
+
+    def weight(self, name: str) -> Floats:
+        """See `Runner.weight`."""
+        weight_shape(name, self.config)
+        head = name == "lm_head.weight"
+        array = _numpy(
+            (self.model.unembedding if head else self.model.get_parameter(name)).detach()
+        )
+        array.flags.writeable = False
+        return array
 
     def _tile(self, resid: Floats, targets: Ints, refers: bool) -> TorchTile:
         x = self._tensor(resid).to(self._dtype)
