@@ -14,7 +14,7 @@ from gpt2kit.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-    from rich.status import Status
+    from rich.progress import Progress
 
     from gpt2kit.torch_runner import TorchRunner
     from probes.metrics import Metric
@@ -55,7 +55,7 @@ def heads(prompt: str | None, length: int, as_json: bool, **engine: Any) -> None
     with _status() as status:
         runner = open_runner(**engine)
         status.update("looking at every head")
-        scores = head_scores(runner, prompt=text, length=length)
+        scores = head_scores(runner, prompt=text, length=length, on_progress=status.count)
         copying = None
         if engine["onnx_file"] is None:
             status.update("reading every head's weights")
@@ -160,7 +160,9 @@ def patch(
     with _status() as status:
         runner = open_runner(**engine)
         status.update("patching")
-        result = activation_patching(runner, *texts, metric=_metric(target, foil), over=over)
+        result = activation_patching(
+            runner, *texts, metric=_metric(target, foil), over=over, on_progress=status.count
+        )
     _show(result, as_json)
 
 
@@ -205,6 +207,7 @@ def ablate(
             over=over,
             kind=kind,
             reference=others or None,
+            on_progress=status.count,
         )
     _show(result, as_json)
 
@@ -217,8 +220,6 @@ def facts(as_json: bool, **engine: Any) -> None:
 
     The exit code is 1 if one does not hold, 3 if the model is not the real gpt2.
     """
-    from rich.text import Text
-
     from gpt2kit.errors import CheckpointError
     from probes.facts import NotTheRealModel, check_facts
 
@@ -230,7 +231,7 @@ def facts(as_json: bool, **engine: Any) -> None:
                 raise
             raise NotTheRealModel(f"the real gpt2 cannot be had here: {error}") from error
         status.update("checking facts")
-        report = check_facts(runner, on_fact=lambda fact: status.update(Text(repr(fact))))
+        report = check_facts(runner, on_progress=status.count)
     _show(report, as_json)
     if not report.passed:
         sys.exit(1)
@@ -245,13 +246,41 @@ def _metric(target: str, foil: str | None) -> Metric:
     return Metric.logprob(target) if foil is None else Metric.logit_diff(target, foil)
 
 
+class _Status:
+    """What goes on: in words, and a bar and a count where something is counted."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.task = progress.add_task("loading the model", total=None, count="")
+
+    def update(self, what: str) -> None:
+        """Something else begins."""
+        self.progress.reset(self.task, total=None, description=what, count="")
+        self.progress.refresh()
+
+    def count(self, done: int, total: int) -> None:
+        """So much of it is done."""
+        self.progress.update(
+            self.task,
+            completed=done,
+            total=total,
+            count=f"{done}/{total}",
+            refresh=done == total,
+        )
+
+
 @contextmanager
-def _status() -> Iterator[Status]:
+def _status() -> Iterator[_Status]:
     """What goes on, on standard error if that is a terminal."""
     from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
 
-    with Console(stderr=True).status("loading the model") as status:
-        yield status
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}"))
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
+        yield _Status(progress)
 
 
 def _show(result: Result, as_json: bool) -> None:

@@ -18,11 +18,11 @@ from gpt2kit.readout import Floats, Ints
 from gpt2kit.runner import Runner
 from gpt2kit.taps import axes_of
 from probes.metrics import AnyMetric, as_metric, log_softmax
-from probes.patching import Places, sizes_of
+from probes.patching import Places, grid_of, sizes_of
 from probes.prompts import Prompt, counted, prompt_ids
 from probes.result import Result
-from probes.sweep import Base, Measure, Saving, block_taps, patched, up_to
-from probes.view import Grid, bar, diverging, title
+from probes.sweep import Base, Measure, OnProgress, Progress, Saving, patched, swept_taps, up_to
+from probes.view import bar, diverging, title
 
 KINDS = ("zero", "mean", "resample")
 
@@ -37,7 +37,7 @@ class Ablation(Result):
     dtype: str
     metric: str
     over: str
-    axes: tuple[str, ...]  # (layer,) or (layer, head)
+    axes: tuple[str, ...]  # (layer,) or (layer, head); (tap,) outside the blocks
     lengths: tuple[int, ...]  # (prompts,) tokens of each, up to the metric's position
     baseline: Floats  # (prompts,) the metric with nothing ablated
     values: Floats  # (prompts, *axes) the metric
@@ -64,12 +64,12 @@ class Ablation(Result):
             Text(f"{self.metric}: {self.baseline.mean():.4g}" + (not one) * ", mean of all"),
             bar(diverging, f"{-most:+.2g}", f"{most:+.2g}", "cell: what is added to that"),
             Text(f"put in: {self.put_in}"),
-            Text((not one) * "the last prompt: " + repr(self.saving[-1]), "dim"),
+            *(Text((not one) * "the last prompt: " + x, "dim") for x in self.saving[-1].lines()),
         ]
         columns = {"": [self.over]}
         if "head" in self.axes:
             columns = {"head": [str(head) for head in range(values.shape[1])]}
-        return Grid.of_numbers(header, values, columns, most=most)
+        return grid_of(self.over, header, values, columns, most=most)
 
 
 def ablate(
@@ -81,6 +81,7 @@ def ablate(
     kind: str = "zero",
     reference: str | Sequence[Prompt] | None = None,
     seed: int = 0,
+    on_progress: OnProgress | None = None,
 ) -> Ablation:
     """Ablate each head (or, where the tap has none, each layer's part) at all positions.
 
@@ -89,11 +90,12 @@ def ablate(
              reference prompts; "resample": position by position the value of a reference prompt,
              drawn for each prompt from those that are long enough.
     reference: by default the prompts themselves; resampling then draws another one.
+    on_progress: called after each batch with the number of places that are done, and of all.
     Raises InputError for an unknown kind or tap, or where there is nothing to draw from.
     """
     if kind not in KINDS:
         raise InputError(f"kind = {kind!r} is not one of {', '.join(KINDS)}")
-    taps = block_taps(over, runner.config.n_layer)
+    taps = swept_taps(over, runner.config.n_layer)
     if kind == "mean" and "key" in axes_of(taps[0]):
         raise InputError(f"{over} has no mean over positions; ablate z, or take another kind")
     metric = as_metric(metric)
@@ -101,16 +103,20 @@ def ablate(
     ids = metric.ids(runner, len(rows))
     others = rows if reference is None else _rows(runner, reference)
     put_in = _PutIn(runner, taps, kind, others, len(rows), own=reference is None, seed=seed)
+    cells = (runner.config.n_head if "head" in axes_of(taps[0]) else 1) * len(taps)
+    progress = Progress(on_progress, len(rows) * cells)
     values, baselines, savings, lengths = [], [], [], []
     for i, row in enumerate(rows):
         base = Base(runner, up_to(row, metric), taps)
         measure = Measure(metric, ids[i], log_softmax(base.logits))
         sizes = {"head": runner.config.n_head, "position": len(base.ids)}
-        places = Places.of(taps[0], sizes, None, None, each=False)
+        places = Places.of(taps[0], sizes, each=False)
         new = put_in(i, base)
-        values.append([patched(base, tap, new[tap], places.cells, measure) for tap in taps])
+        values.append(
+            [patched(base, tap, new[tap], places.cells, measure, progress) for tap in taps]
+        )
         baselines.append(measure.of(base.logits[None])[0])
-        savings.append(base.saving)
+        savings.append(base.saving())
         lengths.append(len(base.ids))
     shape = (len(rows), len(taps), *places.shape)
     found, baseline = np.array(values).reshape(shape), np.array(baselines)

@@ -7,7 +7,7 @@ positions leave it out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -196,6 +196,7 @@ def head_scores(
     length: int = 50,
     batch: int = 4,
     seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> HeadScores:
     """Which heads look at the token before, at a copy, after a copy, at the start, at themselves.
 
@@ -203,6 +204,7 @@ def head_scores(
     positions of the second half, where every target is known (Olsson et al. 2022, arXiv
     2209.11895). With a prompt (text, or token ids): from each of its positions that has such a
     target; copies are all earlier occurrences, and what came after them must be before the query.
+    on_progress: called after each layer with the number of layers that are done, and of all.
     Raises InputError for a bad prompt, or where 2 * length does not fit the context.
     """
     config, start = runner.config, 1
@@ -222,6 +224,8 @@ def head_scores(
         for kind, target in targets.items():
             if count := target.any(-1).sum():
                 scores[kind][layer] = np.einsum("bhqk,bqk->h", pattern, target) / count
+        if on_progress is not None:
+            on_progress(layer + 1, config.n_layer)
     return HeadScores(str(runner.source), runner.dtype, what, **scores)
 
 

@@ -28,7 +28,7 @@ class Fact:
 
     name: str
     source: str
-    measure: Callable[[Runner], Sequence[float]]
+    measure: Callable[[Runner], Sequence[float]] | None  # None: not measured, for the reason given
     labels: tuple[str, ...] = ("",)  # (n,)
     claimed: tuple[float, ...]  # (n,)
     tolerance: float = 0.0

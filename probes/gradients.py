@@ -30,7 +30,7 @@ from probes.paths import (
     paths,
 )
 from probes.prompts import Prompt, Where
-from probes.sweep import Pair, block_taps
+from probes.sweep import Pair, swept_taps
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,18 +48,19 @@ def attribution_patching(
     over: str = "z",
     heads: Where = None,
     positions: Where = None,
+    keys: Where = None,
 ) -> Patching:
-    """The first-order estimate of `activation_patching`, with the same arguments and result.
+    """The first-order estimate of `activation_patching`, with its arguments and result.
 
     values = corrupt + (clean - corrupt activation) . gradient of the metric at the corrupt run.
     A function as metric is called with torch tensors. Raises InputError as there, and for a metric
     without a gradient.
     """
     _need_gradients(runner)
-    taps = block_taps(over, runner.config.n_layer)
+    taps = swept_taps(over, runner.config.n_layer)
     pair = Pair.of(runner, (clean, corrupt), metric, taps, corrupt_taps=taps)
     sizes = {"head": runner.config.n_head, "position": len(pair.clean.ids)}
-    places = Places.of(taps[0], sizes, heads, positions, each=True)
+    places = Places.of(taps[0], sizes, heads, positions, keys, each=True)
     gradients = _gradients(runner, pair, taps)
     axes = axes_of(taps[0])[1:]
     values = np.zeros((len(taps), len(places.cells)))

@@ -91,7 +91,8 @@ class Metric:
         return f"Metric({self.name}, position {self.position})"
 
     def ids(self, runner: Runner, prompts: int = 1) -> Ints:
-        """(prompts, tokens) token ids. Raises InputError for a text that is not one token."""
+        """(prompts, tokens) token ids. Raises InputError for a text that is not one token, and for
+        a target that is its own foil."""
         columns = [[t] if isinstance(t, _ONE) else list(t) for t in self.tokens]
         for column in columns:
             if len(column) not in (1, prompts):
@@ -102,6 +103,11 @@ class Metric:
         out = np.zeros((prompts, len(columns)), np.int64)
         for i, column in enumerate(columns):
             out[:, i] = [token_id(runner, token) for token in column]
+        if len(columns) == 2 and (same := out[:, 0] == out[:, 1]).any():
+            token = columns[0][int(same.argmax()) % len(columns[0])]
+            raise InputError(
+                f"target and foil are both {token!r}, whose difference is always 0; name two tokens"
+            )
         return out
 
     def __call__(self, logits: Any, ids: Ints, reference: Any) -> Any:

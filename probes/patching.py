@@ -7,7 +7,7 @@ Nanda 2023, arXiv 2309.16042.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -21,7 +21,7 @@ from gpt2kit.taps import axes_of
 from probes.metrics import AnyMetric
 from probes.prompts import Prompt, Where, counted, select
 from probes.result import Result
-from probes.sweep import Cell, Pair, Saving, block_taps, patched
+from probes.sweep import OUTSIDE, Cell, OnProgress, Pair, Progress, Saving, patched, swept_taps
 from probes.view import Grid, bar, diverging, title
 
 
@@ -29,15 +29,16 @@ from probes.view import Grid, bar, diverging, title
 class Patching(Result):
     """The metric with each place patched, and where that lies between corrupt and clean run.
 
-    `axes` are those of `values` and `normalised`: (layer, position), (layer, head) or (layer, head,
-    position). Without a position axis, all positions are patched together.
+    `axes` are those of `values` and `normalised`: "layer" ("tap", of size 1, where `over` is
+    outside the blocks), then those of "head", "position" and "key" that were tried one by one;
+    along the others, all is patched together.
     """
 
     method: str
     source: str  # model, and revision if one was named
     dtype: str
     metric: str
-    over: str  # the tap blocks.*.{over}
+    over: str  # the tap blocks.*.{over}, or one outside the blocks
     axes: tuple[str, ...]
     values: Floats  # the metric, in its own units
     normalised: Floats  # 0 as in the corrupt run, 1 as in the clean run
@@ -45,16 +46,18 @@ class Patching(Result):
     corrupt: float
     heads: Ints | None  # (H,)
     positions: Ints | None  # (P,)
+    keys: Ints | None  # (K,)
     clean_tokens: tuple[str, ...]  # (N,), up to the metric's position
     corrupt_tokens: tuple[str, ...]  # (N,)
     saving: Saving | None  # None where nothing was swept
 
     def __repr__(self) -> str:
         best = np.unravel_index(int(self.normalised.argmax()), self.normalised.shape)
-        labels = {"layer": None, "head": self.heads, "position": self.positions}
+        tried = {"head": self.heads, "position": self.positions, "key": self.keys}
+        names = [tried.get(axis) for axis in self.axes]
         where = ", ".join(
-            f"{axis} {i if labels[axis] is None else labels[axis][i]}"  # type: ignore[index]
-            for axis, i in zip(self.axes, best, strict=True)
+            f"{axis} {self.over if axis == 'tap' else i if name is None else name[i]}"
+            for axis, i, name in zip(self.axes, best, names, strict=True)
         )
         return (
             f"Patching({self.method} of {self.over}, {sizes_of(self.axes, self.values)}; most at "
@@ -62,20 +65,20 @@ class Patching(Result):
         )
 
     def render(self) -> RenderableType:
-        """A grid of layers by positions or heads; for both, each head's strongest position."""
-        values, cell = self.normalised, "cell: 0 as in the corrupt run, 1 as in the clean one"
-        if len(self.axes) == 3:
-            strongest = np.abs(values).argmax(-1)[..., None]
-            values = np.take_along_axis(values, strongest, -1)[..., 0]
-            cell += ", at its strongest position"
+        """A grid of layers by heads or positions; what else was tried is shown at its strongest."""
+        values = self.normalised.reshape(*self.normalised.shape[:2], -1)
+        strongest = np.abs(values).argmax(-1)[..., None]
+        values = np.take_along_axis(values, strongest, -1)[..., 0]
         read = counted(len(self.clean_tokens), "token")
         header = [
             title(f"{self.method} of {self.over}", self.source, self.dtype, read),
             Text(f"{self.metric}: {self.clean:.4g} clean, {self.corrupt:.4g} corrupt"),
-            bar(diverging, "-1", "+1", cell),
+            bar(diverging, "-1", "+1", "cell: 0 as in the corrupt run, 1 as in the clean one"),
         ]
+        if len(self.axes) > 2:
+            header.append(Text(f"each at its strongest {' and '.join(self.axes[2:])}"))
         if self.saving is not None:
-            header.append(Text(repr(self.saving), "dim"))
+            header += [Text(line, "dim") for line in self.saving.lines()]
         columns: dict[str, Sequence[str]] = {}
         if self.heads is not None:
             columns["head"] = [str(h) for h in self.heads]
@@ -83,7 +86,22 @@ class Patching(Result):
             columns["clean"] = [self.clean_tokens[p] for p in self.positions]
             columns["corrupt"] = [self.corrupt_tokens[p] for p in self.positions]
             columns["pos"] = [str(p) for p in self.positions]
-        return Grid.of_numbers(header, values, columns, most=1.0)
+        return grid_of(self.over, header, values, columns, most=1.0)
+
+
+def grid_of(
+    over: str,
+    header: Sequence[Text],
+    values: Floats,
+    columns: Mapping[str, Sequence[str]],
+    *,
+    most: float,
+) -> Grid:
+    """A grid of layers, or of the one tap outside the blocks."""
+    grid = Grid.of_numbers(header, values, columns, most=most)
+    if over not in OUTSIDE:
+        return grid
+    return replace(grid, corner="tap", lines=[(over, cells) for _, cells in grid.lines])
 
 
 @dataclass(frozen=True)
@@ -95,28 +113,44 @@ class Places:
     shape: tuple[int, ...]
     heads: Ints | None
     positions: Ints | None
+    keys: Ints | None
 
     @classmethod
     def of(
-        cls, tap: str, sizes: Mapping[str, int], heads: Where, positions: Where, *, each: bool
+        cls,
+        tap: str,
+        sizes: Mapping[str, int],
+        heads: Where = None,
+        positions: Where = None,
+        keys: Where = None,
+        *,
+        each: bool,
     ) -> Places:
         """sizes: of heads and positions. each: whether positions are tried one by one where they
         are not chosen and the tap has no heads."""
-        has_heads = "head" in axes_of(tap)
-        if heads is not None and not has_heads:
-            raise InputError(f"{tap} has no heads to choose from; its axes are {axes_of(tap)}")
+        axes = axes_of(tap)
+        has_heads = "head" in axes
+        for chosen, axis in ((heads, "head"), (keys, "key")):
+            if chosen is not None and axis not in axes:
+                raise InputError(f"{tap} has no {axis}s to choose from; its axes are {axes}")
         tried: dict[str, Ints] = {}
         if has_heads:
             tried["head"] = select(heads, sizes["head"], "heads")
         if positions is not None or (each and not has_heads):
             tried["position"] = select(positions, sizes["position"], "positions")
-        names = {"head": "head", "position": "query" if "query" in axes_of(tap) else "pos"}
+        if keys is not None:
+            tried["key"] = select(keys, sizes["position"], "keys")
+        names = {"position": "query" if "query" in axes else "pos"}
         cells = (
-            {names[axis]: int(i) for axis, i in zip(tried, place, strict=True)}
+            {names.get(axis, axis): int(i) for axis, i in zip(tried, place, strict=True)}
             for place in product(*tried.values())
         )
-        axes, shape = ("layer", *tried), tuple(map(len, tried.values()))
-        return cls(tuple(cells), axes, shape, tried.get("head"), tried.get("position"))
+        return cls(
+            tuple(cells),
+            ("tap" if tap in OUTSIDE else "layer", *tried),
+            tuple(map(len, tried.values())),
+            *(tried.get(axis) for axis in ("head", "position", "key")),
+        )
 
 
 def activation_patching(
@@ -128,6 +162,8 @@ def activation_patching(
     over: str = "resid_post",
     heads: Where = None,
     positions: Where = None,
+    keys: Where = None,
+    on_progress: OnProgress | None = None,
 ) -> Patching:
     """Run the corrupt prompt with the clean run's value at one place, for every place of a grid.
 
@@ -136,22 +172,26 @@ def activation_patching(
 
     clean, corrupt: text or token ids, of equally many tokens.
     metric: a `Metric`, or a function of logits (batch, vocab) after the last token -> (batch,).
-    over:   a tap of the blocks: "resid_pre", "resid_post", "z", "attn_out", "mlp_out", "pattern"….
+    over:   a tap of the blocks: "resid_pre", "resid_post", "z", "attn_out", "mlp_out", "pattern"…,
+            or one outside of them: "embed", "pos_embed", "ln_f", "ln_f_scale".
     heads:  which ones, each by itself, where the tap has heads; by default all.
     positions: which ones (of queries, for "pattern"), each by itself; `slice(None)` for all. By
             default each by itself, but all of them together where heads are tried.
+    keys:   of "pattern" and "attn_scores", which ones, each by itself; by default all together.
+    on_progress: called after each batch with the number of places that are done, and of all.
     Raises InputError if the lengths differ, a tap or place is unknown, a target is not one token,
     or the metric is the same on both prompts; EditError if the engine cannot edit that tap.
     """
-    taps = block_taps(over, runner.config.n_layer)
+    taps = swept_taps(over, runner.config.n_layer)
     pair = Pair.of(runner, (clean, corrupt), metric, taps)
     sizes = {"head": runner.config.n_head, "position": len(pair.clean.ids)}
-    places = Places.of(taps[0], sizes, heads, positions, each=True)
+    places = Places.of(taps[0], sizes, heads, positions, keys, each=True)
+    progress = Progress(on_progress, len(taps) * len(places.cells))
     values = [
-        patched(pair.corrupt, tap, pair.clean.taps[tap][0], places.cells, pair.measure)
+        patched(pair.corrupt, tap, pair.clean.taps[tap][0], places.cells, pair.measure, progress)
         for tap in taps
     ]
-    saving = pair.corrupt.saving
+    saving = pair.corrupt.saving()
     return patching(runner, pair, places, over, np.stack(values), saving, "activation patching")
 
 
@@ -179,6 +219,7 @@ def patching(
         corrupt=pair.corrupt_value,
         heads=places.heads,
         positions=places.positions,
+        keys=places.keys,
         clean_tokens=pair.clean_tokens,
         corrupt_tokens=pair.corrupt_tokens,
         saving=saving,

@@ -31,7 +31,7 @@ from gpt2kit.taps import TapDict
 from probes.metrics import AnyMetric
 from probes.prompts import Prompt, counted
 from probes.result import Result
-from probes.sweep import Pair, Saving, batches
+from probes.sweep import OnProgress, Pair, Progress, Saving, batches
 from probes.view import number, table, title
 
 Patterns = str | Sequence[str]
@@ -120,7 +120,7 @@ class Paths(Result):
             Text(f"{self.metric}: {self.clean:.4g} clean, {self.corrupt:.4g} corrupt"),
         ]
         if self.saving is not None:
-            lines.append(Text(repr(self.saving), "dim"))
+            lines += [Text(line, "dim") for line in self.saving.lines()]
         return Group(*lines, "", rows)
 
 
@@ -171,6 +171,7 @@ def path_patching(
     receivers: str | Sequence[str | tuple[str, ...]],
     metric: AnyMetric,
     freeze_ln: bool = False,
+    on_progress: OnProgress | None = None,
 ) -> Paths:
     """The effect of each direct path, of everything that comes after the receiver on the metric.
 
@@ -181,27 +182,30 @@ def path_patching(
             together, as one.
     freeze_ln: hold the scale of the receivers' layer norms at the corrupt run's, so that what they
             read is linear in what is sent.
+    on_progress: called after each batch with the number of paths that are done, and of all.
     Raises InputError for prompts of different lengths, unknown names, or where no path exists.
     """
     n_layer, n_head = runner.config.n_layer, runner.config.n_head
     known = {s.name: s for s in all_senders(n_layer, n_head)}
     sending = [known[name] for name in named(senders, known, "sender")]
     groups = _groups(receivers, {r.name: r for r in all_receivers(n_layer, n_head)})
-    if not any(_reaches(s, group) for s in sending for group in groups):
+    count = sum(_reaches(s, group) for s in sending for group in groups)
+    if not count:
         raise InputError("no sender comes before a receiver, so there is no path between them")
     writes = list(dict.fromkeys(s.tap for s in sending))
     reads = [tap for group in groups for r in group for tap in (r.entry, r.scale)]
     pair = Pair.of(runner, (clean, corrupt), metric, writes, corrupt_taps=[*writes, *reads])
-    run = _Paths(pair, groups, freeze_ln)
+    run, progress = _Paths(pair, groups, freeze_ln), Progress(on_progress, count)
     scores = np.full((len(sending), len(groups)), np.nan)
     for column, group in enumerate(groups):
         rows = [row for row, sender in enumerate(sending) if _reaches(sender, group)]
         for part in batches(rows, len(pair.corrupt.ids)):
             found = run.through(tuple(sending[row] for row in part), group)
             scores[part, column] = found - pair.corrupt_value
+            progress.add(len(part))
     method = "path patching" + (", layer norms frozen" if freeze_ln else "")
     labels = tuple(" + ".join(r.name for r in group) for group in groups)
-    return paths(runner, pair, method, sending, labels, scores, pair.corrupt.saving)
+    return paths(runner, pair, method, sending, labels, scores, pair.corrupt.saving())
 
 
 def paths(

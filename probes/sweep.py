@@ -6,8 +6,9 @@ are the same, and the unedited run has been there already.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import TypeVar
 
 import numpy as np
@@ -16,13 +17,15 @@ from gpt2kit.edits import Edit
 from gpt2kit.errors import InputError
 from gpt2kit.readout import Floats, Ints
 from gpt2kit.runner import Run, Runner
-from gpt2kit.taps import axes_of, resolve_one
+from gpt2kit.taps import axes_of, resolve_one, tap_axes
 from probes.metrics import AnyMetric, Metric, as_metric, log_softmax
 from probes.prompts import Prompt, counted, index, prompt_ids, token_texts
 from probes.result import Result
 
 BATCH = 4096  # rows x positions run together
 Cell = Mapping[str, int]  # a place in a tap: axis -> index; all of the axes that it does not name
+OnProgress = Callable[[int, int], None]  # places that are done, places in all
+OUTSIDE = tuple(tap for tap in tap_axes(1) if not tap.startswith("blocks."))
 T = TypeVar("T")
 
 
@@ -31,20 +34,41 @@ class Saving(Result):
     """What sharing the unaffected layers saved; a naive sweep runs the whole model for each place.
 
     On an engine that cannot start at a later layer, `layers_run` equals `layers_naive`, and only
-    the batches are left.
+    the batches are left. What a naive sweep takes is an estimate: the time of one plain run, which
+    is measured when the sweep is over, times their number.
     """
 
     layers_run: int  # layers x rows
     layers_naive: int
     batches: tuple[int, ...]  # rows run together, batch by batch
+    seconds: float  # that all batches took
+    seconds_naive: float  # estimated
 
-    def __repr__(self) -> str:
+    def lines(self) -> tuple[str, str]:
+        """What was run, and how long it took."""
         return (
             f"{counted(sum(self.batches), 'run')} in {len(self.batches)} "
             f"{'batch' if len(self.batches) == 1 else 'batches'} of up to "
             f"{max(self.batches, default=0)}, {counted(self.layers_run, 'layer')} instead of "
-            f"{self.layers_naive}"
+            f"{self.layers_naive}",
+            f"{self.seconds:.3g} s; one by one about {self.seconds_naive:.3g} s, as one was timed",
         )
+
+    def __repr__(self) -> str:
+        return "; ".join(self.lines())
+
+
+class Progress:
+    """Counts the places of a sweep, and tells who asked."""
+
+    def __init__(self, on_progress: OnProgress | None, total: int) -> None:
+        self.on_progress, self.done, self.total = on_progress, 0, total
+
+    def add(self, places: int) -> None:
+        """So many more are done."""
+        self.done += places
+        if self.on_progress is not None:
+            self.on_progress(self.done, self.total)
 
 
 class Base:
@@ -62,25 +86,32 @@ class Base:
         entries = self._entries if self._run_from else []
         run = runner.run(ids, taps=[*taps, *entries], last_only=True)
         self.taps, self.logits = run.taps, run.logits[0, -1]
-        self._layers, self._batches = 0, list[int]()
+        self._layers, self._batches, self._seconds = 0, list[int](), 0.0
 
     def copies(self, layer: int, rows: int, edits: Sequence[Edit], taps: Sequence[str] = ()) -> Run:
-        """`rows` copies with edits and taps at `layer` or above; logits of the last position."""
+        """`rows` copies with edits and taps at `layer` or above (-1: before layer 0); logits of the
+        last position."""
+        start = perf_counter()
         self._batches.append(rows)
-        if self._run_from is None:
+        if self._run_from is None or layer < 0:
             self._layers += rows * self.n_layer
             ids = np.tile(self.ids, (rows, 1))
-            return self.runner.run(ids, edits=edits, taps=taps, last_only=True)
-        self._layers += rows * (self.n_layer - layer)
-        stream = np.repeat(self.taps[self._entries[layer]], rows, axis=0)
-        run: Run = self._run_from(layer, stream, edits=edits, taps=taps, last_only=True)
+            run = self.runner.run(ids, edits=edits, taps=taps, last_only=True)
+        else:
+            self._layers += rows * (self.n_layer - layer)
+            stream = np.repeat(self.taps[self._entries[layer]], rows, axis=0)
+            run = self._run_from(layer, stream, edits=edits, taps=taps, last_only=True)
+        self._seconds += perf_counter() - start
         return run
 
-    @property
     def saving(self) -> Saving:
-        """What all copies so far took."""
-        naive = sum(self._batches) * self.n_layer
-        return Saving(self._layers, naive, tuple(self._batches))
+        """What all copies so far took; runs the prompt once more to time that."""
+        start = perf_counter()
+        self.runner.run(self.ids, last_only=True)
+        one, runs = perf_counter() - start, sum(self._batches)
+        return Saving(
+            self._layers, runs * self.n_layer, tuple(self._batches), self._seconds, runs * one
+        )
 
 
 @dataclass(frozen=True)
@@ -154,20 +185,24 @@ class Pair:
         return out
 
 
-def patched(base: Base, tap: str, value: Floats, cells: Sequence[Cell], measure: Measure) -> Floats:
+def patched(
+    base: Base, tap: str, value: Floats, cells: Sequence[Cell], measure: Measure, progress: Progress
+) -> Floats:
     """(cells,) the metric with `value`, the tap's without its batch axis, put in at each cell."""
-    found = [
-        measure(base.copies(layer_of(tap), len(part), [replacing(tap, value, part)]))
-        for part in batches(cells, len(base.ids))
-    ]
+    layer, found = layer_of(tap, base.n_layer), []
+    for part in batches(cells, len(base.ids)):
+        found.append(measure(base.copies(layer, len(part), [replacing(tap, value, part)])))
+        progress.add(len(part))
     return np.concatenate(found)
 
 
 def replacing(tap: str, value: Floats, cells: Sequence[Cell]) -> Edit:
     """One edit of a batch: row by row, `value` in place of what is at that row's cell."""
-    hit = np.zeros((len(cells), *value.shape[:-1], 1), bool)
+    axes = axes_of(tap)[1:]
+    width = value.shape[-1] if axes[-1] in cells[0] else 1
+    hit = np.zeros((len(cells), *value.shape[:-1], width), bool)
     for row, cell in zip(hit, cells, strict=True):
-        row[tuple(cell.get(axis, slice(None)) for axis in axes_of(tap)[1:])] = True
+        row[tuple(cell.get(axis, slice(None)) for axis in axes)] = True
     return Edit(tap, ~hit, np.where(hit, value, 0))
 
 
@@ -178,13 +213,19 @@ def batches(items: Sequence[T], pos: int) -> Iterator[Sequence[T]]:
         yield items[start : start + size]
 
 
-def block_taps(over: str, n_layer: int) -> tuple[str, ...]:
-    """The tap `over` of every block, bottom to top. Raises TapError for an unknown one."""
+def swept_taps(over: str, n_layer: int) -> tuple[str, ...]:
+    """The tap `over` of every block, bottom to top, or the one tap outside the blocks. Raises
+    TapError for an unknown one."""
+    if over in OUTSIDE:
+        return (over,)
     return tuple(resolve_one(f"blocks.{i}.{over}", n_layer) for i in range(n_layer))
 
 
-def layer_of(tap: str) -> int:
-    """The first layer whose computation a block's tap changes; n_layer for the last stream."""
+def layer_of(tap: str, n_layer: int) -> int:
+    """The first layer whose computation a tap changes: -1 for what the first stream is made of,
+    n_layer for the last stream and what is made of it."""
+    if tap in OUTSIDE:
+        return n_layer if tap.startswith("ln_f") else -1
     _, layer, kind = tap.split(".")
     return int(layer) + (kind == "resid_post")
 

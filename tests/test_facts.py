@@ -266,11 +266,15 @@ def test_ranks_count_from_one_and_nan_never_leads():
 def test_every_published_fact_can_be_measured_and_a_random_model_has_few_of_them():
     runner = small(n_embd=48, n_layer=12, n_head=12)
     seen = []
-    report = check_facts(runner, FACTS, on_fact=seen.append)
-    assert tuple(seen) == report.rows
+    report = check_facts(runner, FACTS, on_progress=lambda *counts: seen.append(counts))
+    assert seen == [(i + 1, len(FACTS)) for i in range(len(FACTS))]
     assert [row.fact for row in report.rows] == list(FACTS)
+    left_out = [row for row in report.rows if row.skipped]
+    assert [row.fact.claimed for row in left_out] == [(0.769,)]
+    assert "not measured: 1 - KL(" in " ".join(str(report).split())
     for row in report.rows:
-        assert not row.skipped
+        if row.skipped:
+            continue
         assert len(row.measured) == len(row.fact.claimed) == len(row.fact.labels)
         assert np.isfinite(row.measured).all()
         if "rank" in row.fact.labels[0]:
@@ -297,8 +301,8 @@ def test_a_file_with_the_stated_taps_and_edits_answers_all_that_needs_no_weights
     watched = Watched(small(n_embd=48, n_layer=12, n_head=12))
     report = check_facts(watched, FACTS)
     skipped = [row.fact.name for row in report.rows if row.skipped]
-    assert skipped == [fact.name for fact in FACTS if fact.needs_weights]
-    assert len(skipped) == 3
+    assert skipped == [fact.name for fact in FACTS if fact.needs_weights or not fact.measure]
+    assert len(skipped) == 4
     assert watched.taps == set(resolve(TAPS, 12))
     assert watched.edits == set(resolve(EDITS, 12))
 
@@ -324,6 +328,8 @@ def test_claims_are_ordered_as_their_labels():
     heads = next(fact for fact in FACTS if "greater-than: heads" in fact.name)
     assert heads.measure.keywords["places"][:3] == [(9, 1), (8, 11), (7, 10)]
     assert heads.labels[:3] == ("rank of 9.1", "rank of 8.11", "rank of 7.10")
+    induction = {label for f in FACTS if "induction" in f.name for label in f.labels}
+    assert induction >= {f"rank of {head}" for head in ("5.5", "5.8", "5.9", "6.9")}
     mlps = next(fact for fact in FACTS if "greater-than: MLPs" in fact.name)
     assert mlps.measure.keywords["places"] == [(8, 0), (9, 0), (10, 0), (11, 0)]
 
@@ -499,7 +505,7 @@ def test_only_a_model_with_gpt2s_sizes_vocabulary_and_loss_is_gpt2(monkeypatch):
 )
 def test_the_published_facts_are_not_asked_of_another_model(make, why):
     with pytest.raises(NotTheRealModel, match=why) as caught:
-        check_facts(make(), on_fact=lambda row: pytest.fail(f"{row} was measured"))
+        check_facts(make(), on_progress=lambda *_: pytest.fail("a fact was measured"))
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 3
     assert isinstance(caught.value, GPT2KitError)

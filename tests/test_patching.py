@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from functools import partial
 
 import by_hand
 import numpy as np
@@ -100,9 +101,9 @@ def test_every_metric_equals_its_definition_on_arrays_and_tensors():
 
 
 def test_a_target_is_a_text_or_an_id_and_may_be_one_a_prompt(torch_runner):
-    a, b = (torch_runner.tokenizer.single(text) for text in "ab")
+    a, b, c = (torch_runner.tokenizer.single(text) for text in "abc")
     assert Metric.logit_diff("a", np.int64(b)).ids(torch_runner).tolist() == [[a, b]]
-    assert Metric.logit_diff(["a", b], "a").ids(torch_runner, 2).tolist() == [[a, a], [b, a]]
+    assert Metric.logit_diff(["a", b], "c").ids(torch_runner, 2).tolist() == [[a, c], [b, c]]
     assert "'a'" in repr(Metric.prob("a"))
 
 
@@ -112,6 +113,7 @@ def test_a_target_is_a_text_or_an_id_and_may_be_one_a_prompt(torch_runner):
         (Metric.prob("cat"), "'cat' is not one token: it is 'c' \\+ 'a' \\+ 't'"),
         (Metric.prob(CONFIG.vocab_size), f"outside the vocabulary of {CONFIG.vocab_size}"),
         (Metric.prob(["a", "b"]), "names 2 tokens for 1 prompt;"),
+        (Metric.logit_diff("a", "a"), "target and foil are both 'a', whose difference is always 0"),
         (lambda x: x, r"gave shape \(1, \d+\) for logits"),
         (lambda x: 1.0, "gave float for logits"),
         ("logit_diff", "'logit_diff' is neither a Metric nor a function"),
@@ -192,6 +194,57 @@ def test_every_place_equals_a_run_of_its_own(double, over):
     close(got.normalised, (want - ends[1]) / (ends[0] - ends[1]), 1e-9)
 
 
+@pytest.mark.parametrize("over", ["pattern", "attn_scores"])
+def test_keys_are_patched_one_by_one(double, over):
+    given = {"metric": DIFF, "over": over, "heads": [2, 1]}
+    got = activation_patching(double, CLEAN, CORRUPT, **given, keys=slice(None))
+    assert (got.axes, got.values.shape) == (("layer", "head", "key"), (3, 2, POS))
+    assert (got.keys.tolist(), got.positions) == (list(range(POS)), None)
+    cells = [{"head": h, "key": k} for h in (2, 1) for k in range(POS)]
+    close(got.values, one_by_one(double, over, cells).reshape(got.values.shape), 1e-9)
+    both = activation_patching(double, CLEAN, CORRUPT, **given, positions=[-1, 4], keys=[2, 0])
+    assert both.axes == ("layer", "head", "position", "key")
+    cells = [
+        {"head": h, "query": q, "key": k} for h in (2, 1) for q in (POS - 1, 4) for k in (2, 0)
+    ]
+    want = one_by_one(double, over, cells).reshape(3, 2, 2, 2)
+    close(both.values, want, 1e-9)
+    assert np.abs(both.normalised).max() > 1e-3
+    assert "\neach at its strongest position and key\n" in str(both)
+    most = [*np.unravel_index(both.normalised.argmax(), both.values.shape)]
+    head, query, key = ((2, 1), (POS - 1, 4), (2, 0))
+    where = f"head {head[most[1]]}, position {query[most[2]]}, key {key[most[3]]}"
+    assert f"most at layer {most[0]}, {where}: " in repr(both)
+
+
+@pytest.mark.parametrize("over", ["embed", "pos_embed", "ln_f", "ln_f_scale"])
+def test_taps_outside_the_blocks_are_swept_too(double, torch_runner, engine, over):
+    got = activation_patching(double, CLEAN, CORRUPT, metric=DIFF, over=over)
+    assert (got.axes, got.values.shape) == (("tap", "position"), (1, POS))
+    clean = by_hand.forward(double.model, CLEAN[None])
+    for p in range(POS):
+        change = {over: put(clean[over], (slice(None), p))}
+        run = by_hand.forward(double.model, CORRUPT[None], change)
+        assert got.values[0, p] == pytest.approx(logit_diff(run["logits"]), abs=1e-9)
+    effect = np.abs(got.values[0] - got.corrupt) > 1e-6
+    changed = {"embed": CLEAN != CORRUPT, "pos_embed": np.zeros(POS, bool)}
+    assert (effect == changed.get(over, np.arange(POS) == POS - 1)).all()
+    plain = activation_patching(torch_runner, CLEAN, CORRUPT, metric=DIFF, over=over)
+    other = activation_patching(engine, CLEAN, CORRUPT, metric=DIFF, over=over)
+    close(other.values, plain.values, 1e-3)
+    rows = str(plain).splitlines()
+    assert any(row.startswith(f"{over} ") for row in rows)
+    assert f"most at tap {over}, position" in repr(plain)
+
+
+def test_taps_outside_the_blocks_are_ablated_too(double):
+    got = ablate(double, [CLEAN], metric=DIFF, over="embed")
+    run = by_hand.forward(double.model, CLEAN[None], {"embed": lambda x: 0 * x})
+    assert (got.axes, got.values.shape) == (("tap",), (1, 1))
+    assert got.values[0, 0] == pytest.approx(logit_diff(run["logits"]), abs=1e-9)
+    assert any(row.startswith("embed ") for row in str(got).splitlines())
+
+
 @pytest.mark.parametrize("over", ["resid_post", "z", "mlp_out", "resid_pre"])
 def test_all_engines_agree(double, torch_runner, engine, over):
     want = activation_patching(torch_runner, CLEAN, CORRUPT, metric=DIFF, over=over)
@@ -259,6 +312,41 @@ def test_layers_below_the_patch_are_shared_where_the_engine_can(torch_runner):
     whole = activation_patching(Whole(torch_runner), CLEAN, CORRUPT, metric=DIFF)
     assert whole.saving.layers_run == whole.saving.layers_naive == POS * 3 * 3
     assert "18 runs in 3 batches of up to 6, 18 layers instead of 54" in str(stream)
+    embed = activation_patching(torch_runner, CLEAN, CORRUPT, metric=DIFF, over="embed")
+    assert embed.saving.layers_run == embed.saving.layers_naive == POS * 3
+
+
+def test_the_sweep_is_timed_beside_what_single_runs_would_take(torch_runner, monkeypatch):
+    clock = iter(range(100))
+    monkeypatch.setattr(sweep, "perf_counter", lambda: float(next(clock)))
+    got = activation_patching(torch_runner, CLEAN, CORRUPT, metric=DIFF)
+    assert (got.saving.seconds, got.saving.seconds_naive) == (3, 18)  # 3 batches; 18 runs of 1 s
+    assert "3 s; one by one about 18 s, as one was timed" in str(got)
+    assert "about 18 s" in repr(got.saving)
+
+
+@pytest.mark.parametrize("limit", [sweep.BATCH, 2 * POS])
+def test_progress_counts_every_place_once_and_ends_when_all_are_done(
+    torch_runner, monkeypatch, limit
+):
+    monkeypatch.setattr(sweep, "BATCH", limit)
+    for probe, given, total in (
+        (activation_patching, (CLEAN, CORRUPT), 3 * POS),
+        (
+            partial(activation_patching, over="z", positions=[0, -1]),
+            (CLEAN, CORRUPT),
+            3 * 2 * HEADS,
+        ),
+        (partial(path_patching, senders="*", receivers=["*.q", "logits"]), (CLEAN, CORRUPT), 58),
+        (ablate, (PROMPTS,), 3 * 3 * HEADS),
+        (partial(ablate, over="ln_f"), (PROMPTS,), 3),
+    ):
+        seen = []
+        probe(torch_runner, *given, metric=DIFF, on_progress=lambda *x, seen=seen: seen.append(x))
+        done = [count for count, _ in seen]
+        assert done == sorted(set(done))
+        assert seen[-1] == (total, total)
+        assert {of for _, of in seen} == {total}
 
 
 def test_batches_are_as_small_as_the_limit_asks(monkeypatch, double):
@@ -292,6 +380,8 @@ def test_texts_and_ids_are_the_same_prompt(torch_runner):
         ({"over": "*"}, TapError, "selects .* name one"),
         ({"heads": [0]}, InputError, "resid_post has no heads to choose from"),
         ({"over": "z", "heads": [3]}, InputError, r"heads \[3\] are not among the 3"),
+        ({"keys": [0]}, InputError, "resid_post has no keys to choose from"),
+        ({"over": "pattern", "keys": [POS]}, InputError, r"keys \[6\] are not among the 6"),
         ({"positions": [POS]}, InputError, r"positions \[6\] are not among the 6"),
         ({"positions": slice(9, None)}, InputError, r"slice\(9, None, None\) select none of the 6"),
         ({"clean": []}, InputError, "the prompt has no tokens"),
@@ -400,6 +490,8 @@ def test_each_prompt_is_judged_by_its_own_tokens_and_reference(double):
     [
         ({"kind": "median"}, "kind = 'median' is not one of zero, mean, resample"),
         ({"over": "zz"}, "unknown tap"),
+        ({"metric": Metric.logit_diff([1, 2, 3], [4, 2, 5])}, "target and foil are both 2, whose"),
+        ({"over": "ln_1_scale"}, "a layer norm divides by blocks.0.ln_1_scale, which cannot be 0"),
         ({"over": "pattern", "kind": "mean"}, "pattern has no mean over positions"),
         ({"prompts": []}, "no prompts were given"),
         ({"prompts": [CLEAN], "kind": "resample"}, "no other prompt has as many"),

@@ -200,6 +200,21 @@ def test_attribution_is_the_slope_of_a_steered_run(double, over, metric):
         assert got.values[1, i] - got.corrupt == pytest.approx((up - down) / (2 * h), abs=1e-5)
 
 
+def test_attribution_by_key_adds_up_and_goes_outside_the_blocks(double):
+    given = {"metric": DIFF, "over": "pattern"}
+    whole = attribution_patching(double, CLEAN, CORRUPT, **given)
+    keys = attribution_patching(double, CLEAN, CORRUPT, **given, keys=slice(None))
+    assert keys.axes == ("layer", "head", "key")
+    close((keys.values - keys.corrupt).sum(-1), whole.values - whole.corrupt, 1e-9)
+    assert np.ptp(keys.values[0, 0]) > 1e-3
+    embed, stream = (
+        attribution_patching(double, CLEAN, CORRUPT, metric=DIFF, over=over)
+        for over in ("embed", "resid_pre")
+    )
+    assert embed.axes == ("tap", "position")
+    close(embed.values[0], stream.values[0], 1e-9)  # positions are the same in both prompts
+
+
 def test_edge_attribution_is_the_slope_of_path_patching(double, hand):
     got = edge_attribution_patching(double, CLEAN, CORRUPT, metric=DIFF)
     assert got.senders == tuple(SENDERS)
