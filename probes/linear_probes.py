@@ -25,6 +25,7 @@ from probes.view import table, title
 
 _SHUFFLES = 5  # controls are the mean of so many
 _ITERATIONS = 2000
+_CONSTANT = 1e-6  # of the largest activation: what varies less is float32's rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +145,7 @@ def _fit(x: Floats, y: NDArray[Any], train: Ints, test: Ints) -> tuple[float, Fl
     from sklearn.linear_model import LogisticRegression
 
     mean, scale = x[train].mean(0), x[train].std(0)
-    scale[scale == 0] = 1.0
+    scale[scale <= _CONSTANT * np.abs(x[train]).max()] = 1.0
     standard = (x - mean) / scale
     model = LogisticRegression(max_iter=_ITERATIONS).fit(standard[train], y[train])
     weights = model.coef_ / scale

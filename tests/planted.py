@@ -52,6 +52,8 @@ NEXT = slice(BEFORE.stop, BEFORE.stop + VOCAB)
 CLASS = NEXT.stop
 COUNTERWEIGHT = CLASS + 1
 
+NEURON, READS, WRITES = (1, 2), "w5", "w9"  # what `plant_neuron` adds
+
 SHARP = 20.0  # by how much the score of what a head looks for is above the others
 CERTAIN = 12.0  # the logit of the token that the induction head copies
 
@@ -138,6 +140,15 @@ def _plant(model: GPT2) -> None:
     induction.k[POSITION.start, VOCAB] = -1
     induction.v[TOKEN, of_token] = tokens
     induction.o[of_token, NEXT] = tokens
+
+
+def plant_neuron(model: GPT2) -> None:
+    """A neuron of the last MLP that is active at one word, and calls another the next."""
+    block, number = model.h[NEURON[0]], NEURON[1]
+    _undo(block.ln_2, ones=4)
+    block.mlp.c_fc.weight[int(READS[1:]), number] = 2
+    block.mlp.c_fc.bias[number] = -1
+    block.mlp.c_proj.weight[number, NEXT.start + int(WRITES[1:])] = 1
 
 
 def planted_tokenizer() -> Tokenizer:
