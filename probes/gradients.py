@@ -50,7 +50,7 @@ def attribution_patching(
     positions: Where = None,
     keys: Where = None,
 ) -> Patching:
-    """The first-order estimate of `activation_patching`, with its arguments and result.
+    """The first-order estimate of `activation_patching`, with its places and result.
 
     values = corrupt + (clean - corrupt activation) . gradient of the metric at the corrupt run.
     A function as metric is called with torch tensors. Raises InputError as there, and for a metric
