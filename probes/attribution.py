@@ -16,6 +16,7 @@ from rich.console import RenderableType
 
 from gpt2kit.errors import GPT2KitError, InputError
 from gpt2kit.readout import Floats, Ints
+from gpt2kit.runner import Run, Runner
 from gpt2kit.tokenizer import printable
 from probes.attribution_view import parts
 from probes.prompts import Prompt, index, prompt_ids, tokenizer_of
@@ -24,13 +25,14 @@ from probes.result import Result
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gpt2kit.taps import TapDict
-    from gpt2kit.torch_runner import TorchRunner
-
 LEVELS = ("component", "head", "neuron")
-# How far the parts may be from the model's logit, relative to its size: the same sum in another
-# order, and in half precision the rounding of every sum on the way.
-_TOLERANCE = {"float16": 1e-2, "bfloat16": 5e-2}
+# How far the parts may be from the logit that the final stream has in float64; beyond 100, a
+# millionth of it, which is about what float32 knows of such a sum.
+_EXACT, _BEYOND = 1e-4, 1e-6
+# How far the model's own logit may be from that, relative to its size; in half precision, and where
+# what is multiplied is rounded to 8 bits (a quantised file), the parts as well.
+_TOLERANCE = {"float32": 1e-4, "float64": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
+_QUANTISED = 1e-1
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -104,7 +106,7 @@ class DirectLogitAttribution(Asked):
 
 
 def direct_logit_attribution(
-    runner: TorchRunner,
+    runner: Runner,
     prompt: Prompt,
     *,
     target: str,
@@ -126,7 +128,9 @@ def direct_logit_attribution(
         "neuron" (each MLP's neurons and bias as well).
     prepend_bos: put `<|endoftext|>` first; positions count it.
     Raises InputError for a target that is not one token, a position outside the prompt, or a foil
-    that is the target, and GPT2KitError should the parts not sum to the model's logit.
+    that is the target, TapError for an exported file without the taps that this reads, and
+    GPT2KitError should the parts not sum, within 1e-4 for float32, to the logit that the run's own
+    final stream has in float64, or that not be the model's logit to the precision it has.
     """
     if by not in LEVELS:
         raise InputError(f"by = {by!r} is not one of {', '.join(LEVELS)}")
@@ -134,43 +138,62 @@ def direct_logit_attribution(
     at = index(position, len(ids))
     tokens = target_ids(runner, target, foil)
     heads, neurons = by != "component", by == "neuron"
-    taps = ["embed", "pos_embed", "ln_f_scale"]
+    taps = ["embed", "pos_embed", "ln_f_scale", "blocks.-1.resid_post"]
     taps += ["blocks.*.z" if heads else "blocks.*.attn_out"]
     taps += ["blocks.*.mlp_post" if neurons else "blocks.*.mlp_out"]
     run = runner.run(ids[: at + 1], taps=taps, last_only=True)  # nothing later has a part in it
+    towards, bias = _towards(runner, tokens, float(run.taps["ln_f_scale"][0, -1, 0]))
+    values = _decompose(runner, run, towards, by) | {"ln_f_bias": np.asarray(bias)}
     own = run.logits[0, -1, tokens].astype(np.float64)  # (target,) or (target, foil)
-    values = _decompose(runner, run.taps, tokens, by)
     total = float(own[0] - own[1:].sum())
-    allowed = _TOLERANCE.get(runner.dtype, 1e-4) * max(1.0, float(np.abs(own).max()))
-    apart = abs(sum(float(value.sum()) for value in values.values()) - total)
-    if not apart <= allowed:
-        raise GPT2KitError(
-            f"the parts sum to {apart:.2e} from the model's logit; this is a bug in gpt2kit, "
-            "please report it"
-        )
+    logit = float(run.taps["blocks.-1.resid_post"][0, -1] @ towards + bias)
+    _check_sum(runner, sum(float(value.sum()) for value in values.values()), logit, total, own)
     return DirectLogitAttribution(
         **asked(runner, ids, at, prepend_bos, target, foil), total=total, by=by, values=values
     )
 
 
-def _decompose(
-    runner: TorchRunner, taps: TapDict[Floats], tokens: list[int], by: str
-) -> dict[str, Floats]:
-    """The `values` of a DirectLogitAttribution, at the last position of a run."""
-    weights, layers = runner.model.state_dict(), range(runner.config.n_layer)
-    unembedding = double(runner.model.unembedding[tokens])  # (1 or 2, d_model)
+def _towards(runner: Runner, tokens: list[int], scale: float) -> tuple[Floats, float]:
+    """(d_model,) what a residual vector is multiplied by for the logit, in float64, and ln_f's
+    bias' own part in it."""
+    unembedding = runner.weight("lm_head.weight")[tokens].astype(np.float64)  # (1 or 2, d_model)
     towards = unembedding[0] - unembedding[1:].sum(0)
-    ln_f_bias = double(weights["ln_f.bias"]) @ towards
-    towards = towards * double(weights["ln_f.weight"])
+    bias = float(runner.weight("ln_f.bias") @ towards)
+    towards = towards * runner.weight("ln_f.weight")
     # (x - mean x) . w = x . (w - mean w)
-    towards = (towards - towards.mean()) / float(taps["ln_f_scale"][0, -1, 0])
+    return (towards - towards.mean()) / scale, bias
+
+
+def _check_sum(runner: Runner, parts: float, logit: float, total: float, own: Floats) -> None:
+    """parts: their sum. logit: in float64. total: the model's own; own: the logits it is made of.
+
+    Raises GPT2KitError unless all three are one number.
+    """
+    largest = float(np.abs(own).max())
+    coarse = bool(getattr(runner, "quantize", None)) or runner.dtype in ("float16", "bfloat16")
+    tolerance = _QUANTISED if getattr(runner, "quantize", None) else _TOLERANCE[runner.dtype]
+    allowed = tolerance * max(1.0, largest)
+    for what, apart, limit in (
+        ("the parts sum to", parts - logit, allowed if coarse else max(_EXACT, _BEYOND * largest)),
+        ("the final stream's logit is", logit - total, allowed),
+    ):
+        if not abs(apart) <= limit:
+            raise GPT2KitError(
+                f"{what} {abs(apart):.2e} from the model's logit, more than {limit:.0e}; this is a "
+                "bug in gpt2kit, please report it"
+            )
+
+
+def _decompose(runner: Runner, run: Run, towards: Floats, by: str) -> dict[str, Floats]:
+    """The `values` of a DirectLogitAttribution, but for ln_f's, at the last position of a run."""
+    taps, layers = run.taps, range(runner.config.n_layer)
 
     def written(*names: str) -> Floats:
         return np.asarray(np.stack([taps[name][0, -1] for name in names]) @ towards)
 
     def through(module: str, kind: str) -> Floats:
         """(L, …) how far a weight or bias of a module goes towards the token."""
-        return np.stack([double(weights[f"h.{i}.{module}.{kind}"]) @ towards for i in layers])
+        return np.stack([runner.weight(f"h.{i}.{module}.{kind}") @ towards for i in layers])
 
     def split(tap: str, module: str) -> Floats:
         """(L, …) hidden units, each times how far its own row of the module goes."""
@@ -189,10 +212,10 @@ def _decompose(
         values["mlp_bias"] = through("mlp.c_proj", "bias")
     else:
         values["mlp"] = written(*(f"blocks.{i}.mlp_out" for i in layers))
-    return values | {"ln_f_bias": np.asarray(ln_f_bias)}
+    return values
 
 
-def target_ids(runner: TorchRunner, target: str, foil: str | None) -> list[int]:
+def target_ids(runner: Runner, target: str, foil: str | None) -> list[int]:
     """Ids of the target, and of the foil if there is one."""
     tokenizer = tokenizer_of(runner)
     if foil == target:
@@ -203,7 +226,7 @@ def target_ids(runner: TorchRunner, target: str, foil: str | None) -> list[int]:
 
 
 def asked(
-    runner: TorchRunner, ids: Ints, at: int, has_bos: bool, target: str, foil: str | None
+    runner: Runner, ids: Ints, at: int, has_bos: bool, target: str, foil: str | None
 ) -> dict[str, Any]:
     """The fields of Asked, but for `total`."""
     return {

@@ -17,7 +17,6 @@ The products are taken from the inside, so nothing of size vocab x vocab is buil
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Group, RenderableType
@@ -33,9 +32,6 @@ from probes.attention_view import leaders
 from probes.prompts import Token, token_id, token_texts
 from probes.result import Result
 from probes.view import table, title
-
-if TYPE_CHECKING:
-    from gpt2kit.torch_runner import TorchRunner
 
 _NOTHING = 1e-6  # of the size of the factors: below, a product is rounding
 
@@ -95,98 +91,77 @@ class CircuitTokens(Result):
         return Group(first, Text(what), "", rows)
 
 
-def copying_score(runner: TorchRunner) -> CopyingScores:
+def copying_score(runner: Runner) -> CopyingScores:
     """For each head, sum(λ) / sum(|λ|) over the eigenvalues λ of its OV circuit.
 
     Elhage et al. 2021. Gains are folded and means taken away, as in the head of this file; the
     denominators of both layer norms are taken to be the same for all tokens. The eigenvalues that
     are not 0 are those of W_O C diag(g_f) U^T E C diag(g_1) W_V, (d_head, d_head).
-    Raises InputError if the runner has no weights at hand.
     """
-    w, config = _Weights(runner), runner.config
-    through = _centred((w.unembedding.T @ w.embedding).astype(np.float64))  # (d_model, d_model)
-    through = w.final_gain[:, None] * through
+    config = runner.config
+    through = runner.weight("lm_head.weight").T @ runner.weight("wte.weight")  # (d_model, d_model)
+    through = runner.weight("ln_f.weight")[:, None] * _centred(through.astype(np.float64))
     through -= through.mean(0)  # the C that follows W_O
     scores = np.full((config.n_layer, config.n_head), np.nan)
-    for layer, head in np.ndindex(scores.shape):
-        value, out = w.head(layer, head, "v")[0].astype(np.float64), w.out(layer, head)
-        value = w.gain(layer)[:, None] * value
-        eigenvalues = np.linalg.eigvals(out @ through @ value)
-        size = np.abs(eigenvalues).sum()
-        if size > _NOTHING * np.prod([np.linalg.norm(x) for x in (out, through, value)]):
-            scores[layer, head] = eigenvalues.sum().real / size
+    for layer in range(config.n_layer):
+        values, outs = _part(runner, layer, "v")[0], runner.weight(f"h.{layer}.attn.c_proj.weight")
+        values = runner.weight(f"h.{layer}.ln_1.weight")[:, None] * values.astype(np.float64)
+        for head in range(config.n_head):
+            own = _own(config, head)
+            value, out = values[:, own], outs[own]
+            eigenvalues = np.linalg.eigvals(out @ through @ value)
+            size = np.abs(eigenvalues).sum()
+            if size > _NOTHING * np.prod([np.linalg.norm(x) for x in (out, through, value)]):
+                scores[layer, head] = eigenvalues.sum().real / size
     return CopyingScores(str(runner.source), runner.dtype, scores)
 
 
 def ov_top_tokens(
-    runner: TorchRunner, layer: int, head: int, token: Token, *, top_k: int = 10
+    runner: Runner, layer: int, head: int, token: Token, *, top_k: int = 10
 ) -> CircuitTokens:
     """The tokens that a head promotes when it looks at `token` alone: a row of OV, see above.
 
     Raises InputError for a head or token that is not there.
     """
-    w, row = _Weights(runner), token_id(runner, token)
-    _check_head(runner.config, layer, head)
-    value, _ = w.head(layer, head, "v")
-    read = (_normed(w.embedding[row], runner.config) * w.gain(layer)) @ value
-    logits = w.unembedding @ (_centred(read @ w.out(layer, head)) * w.final_gain)
+    row, config = token_id(runner, token), runner.config
+    _check_head(config, layer, head)
+    own, gain = _own(config, head), runner.weight(f"h.{layer}.ln_1.weight")
+    value = _part(runner, layer, "v")[0][:, own]
+    read = (_normed(runner.weight("wte.weight")[row], config) * gain) @ value
+    written = _centred(read @ runner.weight(f"h.{layer}.attn.c_proj.weight")[own])
+    logits = runner.weight("lm_head.weight") @ (written * runner.weight("ln_f.weight"))
     return _top(runner, "OV", layer, head, row, logits, top_k)
 
 
 def qk_top_tokens(
-    runner: TorchRunner, layer: int, head: int, token: Token, *, top_k: int = 10
+    runner: Runner, layer: int, head: int, token: Token, *, top_k: int = 10
 ) -> CircuitTokens:
     """The keys that a head looks for when `token` is the query: a row of QK, see above.
 
     Values are attention scores, scaled as the model does, without what positions add and up to
     one number for all keys. Raises InputError for a head or token that is not there.
     """
-    w, row = _Weights(runner), token_id(runner, token)
-    config = runner.config
+    row, config = token_id(runner, token), runner.config
     _check_head(config, layer, head)
-    (query, bias), (key, _) = w.head(layer, head, "q"), w.head(layer, head, "k")
-    read = _normed(w.embedding[row], config) * w.gain(layer) + w.bias(layer)
-    wanted = w.gain(layer) * (key @ (read @ query + bias))  # (d_model,)
-    scores = _normed(w.embedding, config) @ wanted * config.attn_scale(layer)
+    own, embedding = _own(config, head), runner.weight("wte.weight")
+    gain, shift = (runner.weight(f"h.{layer}.ln_1.{kind}") for kind in ("weight", "bias"))
+    (query, bias), (key, _) = _part(runner, layer, "q"), _part(runner, layer, "k")
+    read = _normed(embedding[row], config) * gain + shift
+    wanted = gain * (key[:, own] @ (read @ query[:, own] + bias[own]))  # (d_model,)
+    scores = _normed(embedding, config) @ wanted * config.attn_scale(layer)
     return _top(runner, "QK", layer, head, row, scores, top_k)
 
 
-class _Weights:
-    """A GPT2 module's weights as numpy arrays, head by head."""
-
-    def __init__(self, runner: Runner) -> None:
-        model: Any = getattr(runner, "model", None)
-        if model is None:
-            raise InputError(f"{runner.source}: circuits need weights; use gpt2kit.load's runner")
-        self.blocks, self.config = model.h, runner.config
-        self.embedding, self.unembedding = _numpy(model.wte.weight), _numpy(model.unembedding)
-        self.final_gain = _numpy(model.ln_f.weight)
-
-    def gain(self, layer: int) -> Floats:
-        """(d_model,) of ln_1."""
-        return _numpy(self.blocks[layer].ln_1.weight)
-
-    def bias(self, layer: int) -> Floats:
-        """(d_model,) of ln_1."""
-        return _numpy(self.blocks[layer].ln_1.bias)
-
-    def head(self, layer: int, head: int, part: str) -> tuple[Floats, Floats]:
-        """(d_model, d_head) weight and (d_head,) bias of "q", "k" or "v"."""
-        start = "qkv".index(part) * self.config.n_embd + head * self.config.d_head
-        own, c_attn = slice(start, start + self.config.d_head), self.blocks[layer].attn.c_attn
-        return _numpy(c_attn.weight)[:, own], _numpy(c_attn.bias)[own]
-
-    def out(self, layer: int, head: int) -> Floats:
-        """(d_head, d_model)."""
-        own = slice(head * self.config.d_head, (head + 1) * self.config.d_head)
-        return _numpy(self.blocks[layer].attn.c_proj.weight)[own]
+def _part(runner: Runner, layer: int, part: str) -> tuple[Floats, Floats]:
+    """(d_model, d_model) weight and (d_model,) bias of "q", "k" or "v", all heads side by side."""
+    start, name = "qkv".index(part) * runner.config.n_embd, f"h.{layer}.attn.c_attn"
+    columns = slice(start, start + runner.config.n_embd)
+    return runner.weight(f"{name}.weight")[:, columns], runner.weight(f"{name}.bias")[columns]
 
 
-def _numpy(x: Any) -> Floats:
-    from gpt2kit.model import at_least_float32
-
-    array: Floats = at_least_float32(x.detach()).cpu().numpy()
-    return array
+def _own(config: GPT2Config, head: int) -> slice:
+    """Where a head's units are among those of all heads."""
+    return slice(head * config.d_head, (head + 1) * config.d_head)
 
 
 def _centred(x: Floats) -> Floats:

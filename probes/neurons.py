@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from rich.console import Group, RenderableType
@@ -27,11 +27,6 @@ from probes.prompts import counted, tokenizer_of
 from probes.result import Result
 from probes.single_head import check_number, tap_of
 from probes.view import table, title, visible
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from gpt2kit.torch_runner import TorchRunner
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +57,7 @@ class NeuronLens(Result):
         return f"NeuronLens({self.source}, neuron {self.layer}.{self.neuron})"
 
 
-def neuron_lens(runner: TorchRunner, layer: int, neuron: int, *, top_k: int = 10) -> NeuronLens:
+def neuron_lens(runner: Runner, layer: int, neuron: int, *, top_k: int = 10) -> NeuronLens:
     """The direct effect of a neuron on the logits: W_U ((w - mean(w)) * g).
 
     w is its row of W_out, g the gain of ln_f, * entry by entry. Where the final stream's scale
@@ -70,7 +65,7 @@ def neuron_lens(runner: TorchRunner, layer: int, neuron: int, *, top_k: int = 10
     """
     layer = tap_of(runner, layer, "mlp_post")[1]
     _, written = _weights(runner, layer, neuron)
-    effect = _unembedding(runner) @ written
+    effect = runner.weight("lm_head.weight") @ written
     top_k = _count(top_k, len(effect))
     (raised, up), (lowered, down) = largest(effect, top_k), largest(-effect, top_k)
     tokenizer = tokenizer_of(runner)
@@ -119,9 +114,7 @@ class NearestTokens(Result):
         return f"NearestTokens({self.source}, neuron {self.layer}.{self.neuron})"
 
 
-def nearest_tokens(
-    runner: TorchRunner, layer: int, neuron: int, *, top_k: int = 10
-) -> NearestTokens:
+def nearest_tokens(runner: Runner, layer: int, neuron: int, *, top_k: int = 10) -> NearestTokens:
     """Cosine similarity of a neuron's weights with the vectors of the tokens.
 
     What it reads from the stream is its column of W_in times the gain of ln_2, less the mean that
@@ -131,8 +124,8 @@ def nearest_tokens(
     layer = tap_of(runner, layer, "mlp_post")[1]
     read, written = _weights(runner, layer, neuron)
     top_k = _count(top_k, runner.config.vocab_size)
-    near, read_ids = largest(_cosine(_array(runner.model.wte.weight), read), top_k)
-    close, written_ids = largest(_cosine(_unembedding(runner), written), top_k)
+    near, read_ids = largest(_cosine(runner.weight("wte.weight"), read), top_k)
+    close, written_ids = largest(_cosine(runner.weight("lm_head.weight"), written), top_k)
     tokenizer = tokenizer_of(runner)
     return NearestTokens(
         source=str(runner.source),
@@ -255,16 +248,15 @@ def _pieces(tokenizer: Tokenizer, texts: Iterable[str], length: int) -> Iterator
             yield _Piece(number, start, ids[start : start + length])
 
 
-def _weights(runner: TorchRunner, layer: int, neuron: int) -> tuple[Floats, Floats]:
+def _weights(runner: Runner, layer: int, neuron: int) -> tuple[Floats, Floats]:
     """(d_model,) what a neuron reads from the stream and what it writes to the logits' vectors: the
     layer norms' gains and centring included, their scales left out."""
     check_number("neuron", neuron, runner.config.d_mlp)
-    weights = runner.model.state_dict()
     block = f"h.{layer}"
-    read = _array(weights[f"{block}.mlp.c_fc.weight"][:, neuron])
-    read = read * _array(weights[f"{block}.ln_2.weight"])
-    written = _array(weights[f"{block}.mlp.c_proj.weight"][neuron])
-    return read - read.mean(), (written - written.mean()) * _array(weights["ln_f.weight"])
+    read = runner.weight(f"{block}.mlp.c_fc.weight")[:, neuron]
+    read = read * runner.weight(f"{block}.ln_2.weight")
+    written = runner.weight(f"{block}.mlp.c_proj.weight")[neuron]
+    return read - read.mean(), (written - written.mean()) * runner.weight("ln_f.weight")
 
 
 def _cosine(vectors: Floats, x: Floats) -> Floats:
@@ -272,17 +264,6 @@ def _cosine(vectors: Floats, x: Floats) -> Floats:
     lengths = np.linalg.norm(vectors, axis=-1) * np.linalg.norm(x)
     cosine: Floats = vectors @ x / np.maximum(lengths, np.finfo(lengths.dtype).tiny)
     return cosine
-
-
-def _unembedding(runner: TorchRunner) -> Floats:
-    return _array(runner.model.unembedding)
-
-
-def _array(x: Tensor) -> Floats:
-    from gpt2kit.model import at_least_float32
-
-    array: Floats = at_least_float32(x.detach()).cpu().numpy()
-    return array
 
 
 def _shown(token: str) -> Text:

@@ -9,7 +9,6 @@ Tuned Lens", arXiv 2303.08112; Jensen-Shannon divergence after Lin 1991.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,13 +18,11 @@ from rich.text import Text
 from gpt2kit.readout import Floats, Ints
 from gpt2kit.runner import Runner
 from probes.lens import logit_lens
+from probes.metrics import log_softmax
 from probes.prompts import Prompt, Where, counted
 from probes.result import Result
 from probes.tuned import TunedLens, tuned_lens
 from probes.view import table, title
-
-if TYPE_CHECKING:
-    from gpt2kit.model import GPT2
 
 _TILE = 1 << 22  # numbers: rows x positions x vocabulary held at a time
 
@@ -102,7 +99,7 @@ class Trajectory(Result):
     positions: Ints  # (P,)
     entropy: Floats  # (R, P) nats
     kl: Floats  # (R, P) nats, KL(final row || this row)
-    js: Floats | None  # (R, P) nats, at most log 2; None on an engine without its weights at hand
+    js: Floats  # (R, P) nats, JS divergence to the final row, at most log 2
     next_ranks: Ints  # (R, P) of the token that follows, 0 = likeliest; -1 where there is none
     max_prob: Floats  # (R, P)
 
@@ -111,13 +108,12 @@ class Trajectory(Result):
         names = ("entropy", "KL", "JS", "rank", "max prob")
         rows = table("row", *names, numbers=names)
         for r in reversed(range(len(self.rows))):
-            js = "-" if self.js is None else f"{self.js[r].mean():.3f}"
             ranks = self.next_ranks[r][self.next_ranks[r] >= 0]
             rows.add_row(
                 self.rows[r],
                 f"{self.entropy[r].mean():.3f}",
                 f"{self.kl[r].mean():.3f}",
-                js,
+                f"{self.js[r].mean():.3f}",
                 f"{np.median(ranks):g}" if ranks.size else "-",
                 f"{self.max_prob[r].mean():.3f}",
             )
@@ -145,8 +141,8 @@ def trajectory(
     """The prediction after each layer, read by the logit lens or by a tuned one.
 
     positions, prepend_bos: as in `logit_lens`. JS divergence needs two distributions at once, which
-    no engine's readout gives: it is worked out from the weights, and so on the torch engine alone.
-    Nothing of size rows x positions x vocabulary is held.
+    no engine's readout gives: it is worked out from logits, of a few positions at a time. Nothing
+    of size rows x positions x vocabulary is held.
     """
     if lens is None:
         read = logit_lens(runner, prompt, top_k=1, positions=positions, prepend_bos=prepend_bos)
@@ -154,11 +150,8 @@ def trajectory(
         read = tuned_lens(
             runner, prompt, lens, top_k=1, positions=positions, prepend_bos=prepend_bos
         )
-    model, js = getattr(runner, "model", None), None
-    if model is not None:
-        taps = runner.run(read.prompt_ids, taps=read.rows, last_only=True, top_k=1).taps
-        resid = np.stack([taps[row][0, read.positions] for row in read.rows])
-        js = _js_to_last(model, resid if lens is None else lens.translate(resid))
+    taps = runner.run(read.prompt_ids, taps=read.rows, last_only=True, top_k=0).taps
+    resid = np.stack([taps[row][0, read.positions] for row in read.rows])
     return Trajectory(
         kind=read.kind,
         source=read.source,
@@ -168,30 +161,26 @@ def trajectory(
         positions=read.positions,
         entropy=read.entropy,
         kl=read.kl,
-        js=js,
+        js=_js_to_last(runner, resid if lens is None else lens.translate(resid)),
         next_ranks=read.next_ranks,
         max_prob=np.exp(read.top_logprobs[..., 0]),
     )
 
 
-def _js_to_last(model: GPT2, resid: Floats) -> Floats:
+def _js_to_last(runner: Runner, resid: Floats) -> Floats:
     """Residual vectors (row, pos, d_model) -> (row, pos) JS divergence to the last row's reading.
 
-    `js_divergence` in torch, which is several times faster at this size.
+    `js_divergence`, but what it has of the last row is worked out once a position.
     """
-    import torch
-
     rows, count, _ = resid.shape
-    step = max(1, _TILE // (rows * model.config.vocab_size))
-    tiles = []
-    with torch.inference_mode():
-        for start in range(0, count, step):
-            x = torch.from_numpy(resid[:, start : start + step]).to(model.wte.weight)
-            log_p = model.unembed(model.ln_f(x)).double().log_softmax(-1)  # (row, pos, vocab)
-            p = log_p.exp()
-            log_m = ((p + p[-1]) / 2).clamp_min(1e-300).log()
-            to_m = (p * (log_p - log_m)).sum(-1)
-            from_last = (p[-1] * (log_p[-1] - log_m)).sum(-1)
-            tiles.append(((to_m + from_last) / 2).clamp_min(0).cpu().numpy())  # rounding
-    out: Floats = np.concatenate(tiles, axis=1)
-    return out
+    step = max(1, _TILE // (rows * runner.config.vocab_size))
+    out = np.empty((rows, count))
+    for start in range(0, count, step):
+        logits = runner.unembed(resid[:, start : start + step])
+        for at in range(logits.shape[1]):
+            log_p = log_softmax(logits[:, at].astype(np.float64))  # (row, vocab)
+            p = np.exp(log_p)
+            log_m = np.log(np.maximum((p + p[-1]) / 2, 1e-300))
+            to_m, from_last = p * (log_p - log_m), p[-1] * (log_p[-1] - log_m)
+            out[:, start + at] = (to_m.sum(-1) + from_last.sum(-1)) / 2
+    return out.clip(min=0)  # rounding

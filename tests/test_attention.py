@@ -401,10 +401,12 @@ def test_bad_arguments_are_refused(torch_runner, call, message):
         call(torch_runner)
 
 
-def test_circuits_need_weights(onnx_runner):
-    for call in (copying_score, lambda r: ov_top_tokens(r, 0, 0, "a")):
-        with pytest.raises(InputError, match=r"circuits need weights; use gpt2kit\.load's runner"):
-            call(onnx_runner)
+def test_circuits_are_the_same_on_every_engine(torch_runner, runner):
+    close(copying_score(runner).scores, copying_score(torch_runner).scores)
+    for circuit in (ov_top_tokens, qk_top_tokens):
+        got, want = (circuit(r, 1, 2, "a", top_k=20) for r in (runner, torch_runner))
+        close(got.values, want.values)
+        assert got.tokens == want.tokens
 
 
 def test_without_a_tokenizer_tokens_are_numbers():

@@ -11,8 +11,13 @@ from conftest import CONFIG, byte_tokenizer, close, random_model
 from rich.cells import cell_len
 from rich.console import Console
 
+from exporters import export_onnx, open_onnx
+from exporters.parity import on_cpu
+from exporters.quantize import pack, unpack
 from gpt2kit import TorchRunner, load
-from gpt2kit.errors import GPT2KitError, InputError
+from gpt2kit.errors import GPT2KitError, InputError, TapError
+from gpt2kit.runner import Source
+from gpt2kit.taps import TapDict, resolve
 from probes import view
 from probes.attribution import LEVELS, direct_logit_attribution
 from probes.token_attribution import METHODS, input_attribution
@@ -156,18 +161,94 @@ def test_the_bundled_model_in_every_precision(dtype, by):
 
 
 class Tampered(TorchRunner):
-    """A runner whose taps are not those of its logits."""
+    """A runner whose taps are not those of its logits, or not of one another."""
+
+    tap: str | None = None
 
     def run(self, ids, **options):
         run = super().run(ids, **options)
-        return replace(run, logits=run.logits + 0.01 * np.abs(run.logits).max())
+        if self.tap is None:
+            return replace(run, logits=run.logits + 0.01 * np.abs(run.logits).max())
+        values = dict(run.taps)
+        values[self.tap] = values[self.tap] * 1.01
+        return replace(run, taps=TapDict(values, self.config.n_layer))
 
 
 @pytest.mark.parametrize("by", LEVELS)
 def test_parts_that_do_not_sum_are_caught(torch_runner, by):
     tampered = Tampered(torch_runner.model, torch_runner.tokenizer)
-    with pytest.raises(GPT2KitError, match=r"the parts sum to .* from the model's logit; this is"):
+    with pytest.raises(GPT2KitError, match=r"the final stream's logit is .* this is a bug"):
         direct_logit_attribution(tampered, PROMPT, target="a", by=by)
+    tampered.tap = {"component": "blocks.1.attn_out", "head": "blocks.1.z"}.get(
+        by, "blocks.1.mlp_post"
+    )
+    with pytest.raises(GPT2KitError, match=r"the parts sum to .* from the model's logit, more"):
+        direct_logit_attribution(tampered, PROMPT, target="a", by=by)
+
+
+@pytest.fixture(scope="module")
+def loud() -> TorchRunner:
+    """Of gpt2's shape (with a small vocabulary), its logits around 100."""
+    model = random_model(replace(CONFIG, n_embd=768, n_layer=12, n_head=12))
+    for block in model.h:
+        for weight in block.parameters():
+            weight.mul_(0.1 if weight.ndim == 2 else 1)
+    model.ln_f.weight.mul_(5)
+    return TorchRunner(model, byte_tokenizer(), Source("loud"))
+
+
+@pytest.mark.parametrize("engine", ["torch", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_large_logits_are_explained_as_exactly(loud, engine, tmp_path):
+    runner = loud
+    if engine == "onnx":
+        taps = ["*embed", "ln_f_scale", "*.resid_post", "*.z", "*.*_out", "*.mlp_post"]
+        taps = [tap for tap in resolve(taps, 12) if not tap.endswith("head_out")]
+        export_onnx(loud, tmp_path / "loud.onnx", taps=taps)
+        runner = open_onnx(tmp_path / "loud.onnx", device="cpu")
+    ids = runner.tokenizer.encode(PROMPT)
+    run = runner.run(ids, taps=["ln_f_scale", "blocks.11.resid_post"])
+    x = run.taps["blocks.11.resid_post"][0].astype(np.float64)
+    normed = (x - x.mean(-1, keepdims=True)) / run.taps["ln_f_scale"][0]
+    w = {name: runner.weight(name).astype(np.float64) for name in ("ln_f.weight", "ln_f.bias")}
+    logits = (normed * w["ln_f.weight"] + w["ln_f.bias"]) @ runner.weight("lm_head.weight").T
+    assert 80 < np.abs(logits).max() < 200
+    for by in LEVELS:
+        for position in range(0, len(ids), 5):
+            got = direct_logit_attribution(runner, ids, target="a", position=position, by=by)
+            assert abs(got.parts.sum() - logits[position, id_of("a")]) <= 1e-4
+
+
+@pytest.mark.parametrize("by", LEVELS)
+@pytest.mark.parametrize("foil", [None, "b"])
+def test_every_engine_gives_the_same_parts(torch_runner, runner, by, foil):
+    got, want = (
+        direct_logit_attribution(r, PROMPT, target="a", foil=foil, by=by, position=6)
+        for r in (runner, torch_runner)
+    )
+    assert got.names == want.names
+    close(got.parts, want.parts)
+    close(got.total, want.total)
+
+
+@pytest.mark.parametrize("kind", ["int8", "int4-all"])
+def test_a_quantised_file_is_explained_by_the_weights_it_stands_for(bundled, kind, tmp_path):
+    taps = ["*embed", "ln_f_scale", "*.resid_post", "*.z", "*.attn_out", "*.mlp_*"]
+    export_onnx(bundled, tmp_path / "small.onnx", taps=taps, quantize=kind)
+    small = open_onnx(tmp_path / "small.onnx", device="cpu")
+    plain = TorchRunner(unpack(pack(on_cpu(bundled.model, torch.float32), kind)), bundled.tokenizer)
+    for by in LEVELS:
+        got, want = (
+            direct_logit_attribution(r, "Once upon a time there was a", target=" king", by=by)
+            for r in (small, plain)
+        )
+        assert np.abs(got.parts - want.parts).max() < 0.1  # activations are rounded to 8 bits
+        assert np.corrcoef(got.parts, want.parts)[0, 1] > 0.99
+
+
+def test_an_exported_file_says_which_taps_it_lacks(torch_runner, tmp_path):
+    export_onnx(torch_runner, tmp_path / "bare.onnx")
+    with pytest.raises(TapError, match=r"does not carry the tap 'embed' .*export it with"):
+        direct_logit_attribution(open_onnx(tmp_path / "bare.onnx"), PROMPT, target="a")
 
 
 # Tokens of the prompt

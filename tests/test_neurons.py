@@ -81,6 +81,19 @@ def test_nearest_tokens_are_by_cosine(torch_runner):
         close(cosine[torch.from_numpy(ids)], values)
 
 
+def test_every_engine_gives_the_same(torch_runner, runner):
+    lens, near = (
+        [probe(r, LAYER, NEURON) for r in (runner, torch_runner)]
+        for probe in (neuron_lens, nearest_tokens)
+    )
+    for name in ("raised", "lowered"):
+        close(getattr(lens[0], name), getattr(lens[1], name))
+        assert getattr(lens[0], f"{name}_tokens") == getattr(lens[1], f"{name}_tokens")
+    for name in ("read", "written"):
+        close(getattr(near[0], f"{name}_similarity"), getattr(near[1], f"{name}_similarity"))
+        assert getattr(near[0], f"{name}_tokens") == getattr(near[1], f"{name}_tokens")
+
+
 def test_planted_weights_are_found():
     model = random_model()
     model.h[0].ln_2.weight.data.fill_(1)
