@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -21,9 +20,6 @@ from probes.datasets import greater_than, repeated_tokens
 from probes.metrics import Metric, log_softmax
 from probes.patching import activation_patching
 from probes.prompts import prompt_ids, token_id, tokenizer_of
-
-if TYPE_CHECKING:
-    from gpt2kit.torch_runner import TorchRunner
 
 Head = tuple[int, int]  # layer, head
 _TEMPLATES = (
@@ -89,7 +85,7 @@ def ioi_share(runner: Runner, *, head: Head) -> Sequence[float]:
 
 def ioi_attribution(runner: Runner, *, heads: Sequence[Head], sign: int) -> Sequence[float]:
     """Ranks by direct logit attribution, mean over the prompts; sign -1: most negative first."""
-    of = partial(direct_logit_attribution, cast("TorchRunner", runner), prepend_bos=True, by="head")
+    of = partial(direct_logit_attribution, runner, prepend_bos=True, by="head")
     scores = [of(p, target=right, foil=wrong).values["head"] for p, right, wrong in IOI]
     return ranks(sign * np.mean(scores, axis=0), heads)
 
@@ -129,7 +125,7 @@ def years_patching(runner: Runner, *, over: str, places: Sequence[Head]) -> Sequ
 
 def copying(runner: Runner, *, head: Head) -> Sequence[float]:
     """(1,) a head's copying score, from -1 to 1."""
-    return [float(copying_score(cast("TorchRunner", runner)).scores[head])]
+    return [float(copying_score(runner).scores[head])]
 
 
 def ranks(scores: Floats, places: Sequence[Head]) -> Sequence[float]:

@@ -33,8 +33,11 @@ from probes.fact_measures import (
 from probes.facts_report import Checked, Fact, FactsReport
 from probes.sweep import OnProgress, Progress
 
-# What an exported file must carry for every fact that needs no weights.
-TAPS = ("blocks.*.pattern", "blocks.*.z", "blocks.*.mlp_out")
+# What an exported file must carry for every fact.
+TAPS = (
+    "embed", "pos_embed", "blocks.*.pattern", "blocks.*.z", "blocks.*.mlp_out",
+    "blocks.-1.resid_post", "ln_f_scale",
+)  # fmt: skip
 EDITS = ("blocks.*.z", "blocks.*.mlp_out")
 
 
@@ -53,8 +56,8 @@ def check_facts(
     """Measure each fact; by default all of FACTS, which only the real gpt2 is asked for.
 
     on_progress: called after each with the number of facts that are done, and of all.
-    Facts that an exported file cannot answer, for want of weights or of TAPS and EDITS, are
-    skipped. Raises NotTheRealModel if no facts are given and `runner` is not gpt2.
+    Facts that an exported file cannot answer, for want of TAPS and EDITS, are skipped. Raises
+    NotTheRealModel if no facts are given and `runner` is not gpt2.
     """
     if facts is None:
         require_gpt2(runner)
@@ -101,8 +104,6 @@ def _unlike_gpt2(runner: Runner) -> str:
 def _check(runner: Runner, fact: Fact) -> Checked:
     if fact.measure is None:
         return Checked(fact, (), f"not measured: {fact.reason}")
-    if fact.needs_weights and not hasattr(runner, "model"):
-        return Checked(fact, (), "needs weights, which an exported file does not give")
     try:
         return Checked(fact, tuple(float(x) for x in fact.measure(runner)))
     except (TapError, EditError) as error:
@@ -111,7 +112,7 @@ def _check(runner: Runner, fact: Fact) -> Checked:
 
 def _ranked(
     name: str, source: str, measure: Callable[..., Sequence[float]], names: str, first: int,
-    reason: str, *, needs_weights: bool = False, argument: str = "heads", **options: Any,
+    reason: str, *, argument: str = "heads", **options: Any,
 ) -> Fact:  # fmt: skip
     """names: "9.9 10.0", layer.head, or layers alone; each is claimed to be among the `first`."""
     parts = [name.partition(".") for name in names.split()]
@@ -120,7 +121,6 @@ def _ranked(
         name=name, source=source, measure=partial(measure, **{argument: places}, **options),
         labels=tuple(f"rank of {name}" for name in names.split()),
         claimed=(float(first),) * len(parts), at_most=True, reason=reason,
-        needs_weights=needs_weights,
     )  # fmt: skip
 
 
@@ -192,11 +192,10 @@ FACTS: tuple[Fact, ...] = (
     _ranked(
         "IOI: name movers, by direct attribution", _WANG, ioi_attribution, "9.9 10.0 9.6", 5,
         "the paper's prompts are others, and backup name movers come near", sign=1,
-        needs_weights=True,
     ),
     _ranked(
         "IOI: negative name movers, the same", _WANG, ioi_attribution, "10.7 11.10", 2,
-        "no other head is known to be as negative", sign=-1, needs_weights=True,
+        "no other head is known to be as negative", sign=-1,
     ),
     _ranked(
         "IOI: S-inhibition, by patching z", _WANG, ioi_patching, "7.3 7.9 8.6 8.10", 12,
@@ -237,6 +236,6 @@ FACTS: tuple[Fact, ...] = (
     Fact(
         name="copy suppression: copying score of 10.7", source=_MCDOUGALL,
         measure=partial(copying, head=(10, 7)), claimed=(0.0,), at_most=True, digits=3,
-        reason="the sign alone", needs_weights=True,
+        reason="the sign alone",
     ),
 )  # fmt: skip

@@ -35,7 +35,6 @@ class Fact:
     at_most: bool = False
     reason: str  # for the tolerance, or for how early a rank must be
     digits: int = 0  # decimals shown
-    needs_weights: bool = False
 
     def holds(self, measured: Sequence[float]) -> bool:
         """Whether numbers (n,) agree with the claim; NaN never does."""

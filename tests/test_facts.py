@@ -153,7 +153,7 @@ def test_differences_are_of_the_two_names_with_and_without_a_head(runner, by_tor
     close(fact_measures.ioi_share(runner, head=(0, 2)), [np.mean(want) - np.mean(cut)])
 
 
-def test_attribution_ranks_what_each_head_writes(by_torch):
+def test_attribution_ranks_what_each_head_writes(runner, by_torch):
     scores = np.zeros((LAYERS, HEADS))
     gain = by_torch.model.ln_f.weight.double().numpy()
     for prompt, *names in IOI:
@@ -164,8 +164,8 @@ def test_attribution_ranks_what_each_head_writes(by_torch):
             out = taps[f"blocks.{layer}.head_out"][0, -1, head]
             written = (out - out.mean()) / taps["ln_f_scale"][0, -1, 0] * gain
             scores[layer, head] += written @ towards / len(IOI)
-    assert fact_measures.ioi_attribution(by_torch, heads=EVERY, sign=1) == order(scores)
-    assert fact_measures.ioi_attribution(by_torch, heads=EVERY, sign=-1) == order(-scores)
+    assert fact_measures.ioi_attribution(runner, heads=EVERY, sign=1) == order(scores)
+    assert fact_measures.ioi_attribution(runner, heads=EVERY, sign=-1) == order(-scores)
 
 
 def test_patching_ranks_what_brings_the_other_prompts_answer(runner, by_torch):
@@ -248,10 +248,10 @@ def test_years_fall_with_what_is_patched_in_at_the_end(runner, by_torch, dated, 
     assert fact_measures.years_patching(runner, over=over, places=places) == order(falls)
 
 
-def test_copying_is_the_heads_own_score(by_torch):
+def test_copying_is_the_heads_own_score(runner, by_torch):
     scores = copying_score(by_torch).scores
     for head in EVERY:
-        assert fact_measures.copying(by_torch, head=head) == [scores[head]]
+        close(fact_measures.copying(runner, head=head), [scores[head]], 1e-5)
 
 
 def test_ranks_count_from_one_and_nan_never_leads():
@@ -285,11 +285,12 @@ def test_every_published_fact_can_be_measured_and_a_random_model_has_few_of_them
 
 
 class Watched:
-    """A runner without weights or shortcuts, that notes what it is asked for."""
+    """A runner without shortcuts, that notes what it is asked for."""
 
     def __init__(self, runner) -> None:
         self.config, self.tokenizer, self.source = runner.config, runner.tokenizer, runner.source
         self.dtype, self.inner, self.taps, self.edits = runner.dtype, runner, set(), set()
+        self.weight = runner.weight
 
     def run(self, ids, *, taps=(), edits=(), **options):
         self.taps |= set(resolve(taps, self.config.n_layer))
@@ -297,12 +298,11 @@ class Watched:
         return self.inner.run(ids, taps=taps, edits=edits, **options)
 
 
-def test_a_file_with_the_stated_taps_and_edits_answers_all_that_needs_no_weights():
+def test_a_file_with_the_stated_taps_and_edits_answers_all_that_is_measured():
     watched = Watched(small(n_embd=48, n_layer=12, n_head=12))
     report = check_facts(watched, FACTS)
     skipped = [row.fact.name for row in report.rows if row.skipped]
-    assert skipped == [fact.name for fact in FACTS if fact.needs_weights or not fact.measure]
-    assert len(skipped) == 4
+    assert skipped == [fact.name for fact in FACTS if fact.measure is None]
     assert watched.taps == set(resolve(TAPS, 12))
     assert watched.edits == set(resolve(EDITS, 12))
 
@@ -357,7 +357,7 @@ RECORDED = (
     facts._looking("previous", "its card", "previous_token", "0.1 0.3", 2),
     Fact(
         name="weights", source="recorded", claimed=(1.0,), at_most=True, reason="a score",
-        measure=partial(fact_measures.copying, head=(1, 3)), needs_weights=True,
+        measure=partial(fact_measures.copying, head=(1, 3)),
     ),
 )  # fmt: skip
 
@@ -389,9 +389,8 @@ def test_recorded_facts_hold_on_an_exported_file_and_the_rest_says_why_not(
     )
     mlp = replace(RECORDED[0], measure=lambda r: r.run([1], taps="blocks.0.mlp_out").taps)
     report = check_facts(runner, [*RECORDED, edited, mlp])
-    assert [row.verdict for row in report.rows] == ["holds"] * 5 + ["skipped"] * 3, str(report)
-    weights, edit, tap = (row.skipped for row in report.rows[5:])
-    assert weights == "needs weights, which an exported file does not give"
+    assert [row.verdict for row in report.rows] == ["holds"] * 6 + ["skipped"] * 2, str(report)
+    edit, tap = (row.skipped for row in report.rows[6:])
     assert "blocks.1.z" in edit
     assert "blocks.0.mlp_out" in tap
     assert report.passed
@@ -419,7 +418,7 @@ def fact(measured=1.0, **change) -> Fact:
         (fact(1.1, at_most=True), "differs"),
         (fact(float("nan"), tolerance=9), "differs"),
         (fact(float("nan"), at_most=True), "differs"),
-        (fact(needs_weights=True), "skipped"),
+        (fact(measure=None), "skipped"),
         (fact(claimed=(1.0, 2.0), labels=("a", "b"), measure=lambda _: [1.0, 3.0]), "differs"),
     ],
 )

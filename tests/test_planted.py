@@ -34,7 +34,7 @@ AFTER, LAST = 1, 4  # the position of w7, which comes after the token that is sa
 METRIC = Metric.logit_diff("w7", "w5")
 HEADS = {PREVIOUS, INDUCTION}
 EDGES = {("embed", "0.1.v"), ("0.1", "1.2.k"), ("1.2", "logits")}
-TAPS = ["*.resid_*", "*.z", "*.head_out", "*.mlp_out", "*.pattern", "*.q", "*.k", "*.v", "*scale"]
+TAPS = ["*embed", "*.resid_*", "*.[qkvz]", "*.head_out", "*.mlp_out", "*.pattern", "*scale"]
 WORDS = [f"w{i}" for i in range(planted.VOCAB)]
 
 
@@ -137,8 +137,8 @@ def test_gradients_find_the_same_heads_and_edges(known):
     assert abs(strengths[3]) < 0.1  # to first order, the norm changes with what is taken away alone
 
 
-def test_direct_attribution_finds_the_head_that_writes_the_answer(known):
-    got = direct_logit_attribution(known, CLEAN, target="w7", foil="w5", by="head")
+def test_direct_attribution_finds_the_head_that_writes_the_answer(engine):
+    got = direct_logit_attribution(engine, CLEAN, target="w7", foil="w5", by="head")
     assert found(got.values["head"]) == {INDUCTION}
     assert got.values["head"][INDUCTION] == pytest.approx(got.total, abs=1e-3)
     assert got.total > 0.9 * planted.CERTAIN
