@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.progress import Progress
 
-    from gpt2kit.torch_runner import TorchRunner
     from probes.metrics import Metric
     from probes.result import Result
 
@@ -42,7 +41,7 @@ def heads(prompt: str | None, length: int, as_json: bool, **engine: Any) -> None
     """Show which heads do what.
 
     How much each head looks at the token before, at copies, after copies (induction), on random
-    tokens said twice or on a text; and, where the weights are at hand, whether it copies.
+    tokens said twice or on a text; and, by its weights alone, whether it copies.
     """
     from rich.console import Group
 
@@ -56,14 +55,12 @@ def heads(prompt: str | None, length: int, as_json: bool, **engine: Any) -> None
         runner = open_runner(**engine)
         status.update("looking at every head")
         scores = head_scores(runner, prompt=text, length=length, on_progress=status.count)
-        copying = None
-        if engine["onnx_file"] is None:
-            status.update("reading every head's weights")
-            copying = copying_score(cast("TorchRunner", runner))
+        status.update("reading every head's weights")
+        copying = copying_score(runner)
     if as_json:
-        _json({**scores.to_dict(), "copying": copying and copying.to_dict()["scores"]})
+        _json({**scores.to_dict(), "copying": copying.to_dict()["scores"]})
     else:
-        _print(scores.render() if copying is None else Group(scores.render(), "", copying.render()))
+        _print(Group(scores.render(), "", copying.render()))
 
 
 @click.command()
@@ -111,14 +108,12 @@ def attribute(
     """
     from probes.attribution import direct_logit_attribution
 
-    if engine["onnx_file"] is not None:
-        raise InputError("attribute needs weights and does not run on --onnx; give a --model")
     text = text_of(prompt)
     with _status() as status:
         runner = open_runner(**engine)
         status.update("attributing")
         result = direct_logit_attribution(
-            cast("TorchRunner", runner),
+            runner,
             text,
             target=target,
             foil=foil,

@@ -1,6 +1,6 @@
 """probes: what researchers import. Plain functions of a Runner and prompts; see each docstring.
 
-A few need weights or gradients and take a TorchRunner; their signatures say so.
+A few need gradients, or make a model, and take a TorchRunner; their signatures say so.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ def test_the_torch_engine_is_a_runner(torch_runner):
 
     for name in typing.get_protocol_members(gpt2kit.Runner) if sys.version_info >= (3, 13) else ():
         assert hasattr(torch_runner, name)
-    for name in ("run", "readout", "unembed", "new_cache"):
+    for name in ("run", "readout", "unembed", "weight", "new_cache"):
         theirs = inspect.signature(getattr(gpt2kit.Runner, name)).parameters
         ours = inspect.signature(getattr(gpt2kit.TorchRunner, name)).parameters
         assert [(p.name, p.kind, p.default) for p in ours.values()] == [
