@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, parser
 
 from exporters import mapped
-from exporters.weights import initializer
+from exporters.weights import values
 from gpt2kit.config import GPT2Config
 from gpt2kit.readout import Floats, Ints, Piece
 
@@ -222,10 +222,9 @@ def _weights(path: Path) -> tuple[dict[str, NDArray[Any]], str]:
     model = mapped.load(path)
     last = {node.op_type: node for node in model.graph}
     quantised = last.get("MatMulNBits")
-    used: dict[str, onnx_ir.Value | None] = {
-        "gain": initializer(model, "ln_f.weight"),
-        "bias": initializer(model, "ln_f.bias"),
-    }
+    norm = {"gain": "ln_f.weight", "bias": "ln_f.bias"}
+    arrays = {name: values(path, model, weight) for name, weight in norm.items()}
+    used: dict[str, onnx_ir.Value | None] = {}
     if quantised is None:
         used["unembedding"], nodes = last["Gemm"].inputs[1], _PLAIN
     else:
@@ -238,7 +237,8 @@ def _weights(path: Path) -> tuple[dict[str, NDArray[Any]], str]:
         given = (f"{name} = {attribute.value}" for name, attribute in quantised.attributes.items())
         nodes = _QUANTISED.replace("ATTRIBUTES", ", ".join(given))
         nodes = nodes.replace("ZEROS", ", zeros" if zeros is not None else "")
-    return {name: np.ascontiguousarray(_value(value)) for name, value in used.items()}, nodes
+    arrays |= {name: _value(value) for name, value in used.items()}
+    return {name: np.ascontiguousarray(x) for name, x in arrays.items()}, nodes
 
 
 def _value(initializer: onnx_ir.Value | None) -> NDArray[Any]:

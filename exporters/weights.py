@@ -33,6 +33,14 @@ def initializer(model: onnx_ir.Model, name: str) -> onnx_ir.Value | None:
     return model.graph.initializers.get(held.get(name, name))
 
 
+def values(path: Path, model: onnx_ir.Model, name: str) -> NDArray[Any]:
+    """A weight, or a part of one, as the file at `path` holds it. Raises EngineError without it."""
+    value = initializer(model, name)
+    if value is None or value.const_value is None:
+        raise EngineError(f"{path}: holds no {name}; make it again with `gpt2kit export --onnx`")
+    return value.const_value.numpy()
+
+
 class Weights:
     """The weights of one file; each stays on disk until it is asked for, and is not kept."""
 
@@ -54,12 +62,7 @@ class Weights:
         return weight
 
     def _held(self, name: str) -> NDArray[Any]:
-        value = initializer(self.model, name)
-        if value is None or value.const_value is None:
-            raise EngineError(
-                f"{self.path}: holds no {name}; make it again with `gpt2kit export --onnx`"
-            )
-        return value.const_value.numpy()
+        return values(self.path, self.model, name)
 
     def _dequantised(self, name: str, rows: int) -> Floats:
         """(out, in) what whole numbers in blocks along `in` stand for."""

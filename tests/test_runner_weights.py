@@ -126,10 +126,13 @@ def test_a_file_whose_weights_have_other_names_is_refused(onnx_runner, tmp_path)
     model = onnx.load(onnx_runner.path)
     for entry in model.metadata_props:
         if entry.key == "gpt2kit.weights":
-            entry.value = json.dumps({"wpe.weight": "nowhere"})
+            entry.value = json.dumps({"wpe.weight": "nowhere", "ln_f.bias": "nowhere"})
     onnx.save(model, tmp_path / "odd.onnx")
+    odd = open_onnx(tmp_path / "odd.onnx", device="cpu")
     with pytest.raises(EngineError, match=r"odd\.onnx: holds no wpe\.weight; make it again with"):
-        open_onnx(tmp_path / "odd.onnx", device="cpu").weight("wpe.weight")
+        odd.weight("wpe.weight")
+    with pytest.raises(EngineError, match=r"odd\.onnx: holds no ln_f\.bias; make it again with"):
+        odd.unembed(np.zeros((1, CONFIG.n_embd), np.float32))
 
 
 SCRIPT = """
