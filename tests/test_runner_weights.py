@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir
 import pytest
 import torch
 from conftest import CONFIG, byte_tokenizer, close, random_ids, random_model
@@ -15,6 +16,8 @@ from conftest import CONFIG, byte_tokenizer, close, random_ids, random_model
 from exporters import export_onnx, open_onnx
 from exporters.parity import on_cpu
 from exporters.quantize import pack, unpack
+from exporters.tracing import Plan, describe, trace
+from exporters.weights import Weights
 from gpt2kit import GPT2, TorchRunner
 from gpt2kit.errors import EngineError, InputError
 from gpt2kit.runner import Source
@@ -83,6 +86,19 @@ def test_a_file_gives_what_was_exported(kind, config, tmp_path):
     if options.get("dtype") == "float16":
         model = on_cpu(on_cpu(model, torch.float16), torch.float32)
     assert_same(open_onnx(tmp_path / "out.onnx", device="cpu"), weights_of(model))
+
+
+@pytest.mark.parametrize("profile", ["portable", "fused"])
+def test_bfloat16_is_read_as_float32(profile, tmp_path):
+    runner = runner_of(TIED)
+    model = on_cpu(runner.model, torch.bfloat16)
+    plan = Plan(("blocks.0.head_out",), ("blocks.1.head_out",), profile, "bfloat16")
+    program = trace(model, plan)
+    describe(program, runner, plan, model, model)
+    onnx_ir.save(program.model, tmp_path / "out.onnx")
+    found = Weights(tmp_path / "out.onnx", TIED)
+    for name, x in weights_of(on_cpu(model, torch.float32)).items():
+        np.testing.assert_array_equal(found.read(name), x, err_msg=name)
 
 
 def test_both_engines_give_the_same(runner, torch_runner):
