@@ -12,13 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from gpt2kit.errors import InputError
 from gpt2kit.readout import Ints
 from gpt2kit.tokenizer import Tokenizer, printable
+from probes.prompts import counted
 from probes.result import Result
+from probes.view import table, title, visible
 
 NAMES = """Mary John Alice Tom James Kate Anna Paul Sarah David Emma Peter Laura Jack Lucy Mark
     Jane Henry Rose Simon Helen Frank Susan Robert Martin Claire George Amy""".split()  # noqa: SIM905
@@ -34,6 +35,7 @@ ARGUMENTS = """load size files last name path value index count mode data text k
 WORDS = """oil column piece crime population unit dark river window paper stone music winter table
     glass horse island metal north ship bread cloud engine flower""".split()  # noqa: SIM905
 CENTURIES = range(11, 20)
+SHOWN = 4  # prompts of a table
 
 # {a} and {b} are the two people in the order they come; {s} is the one of them who comes again.
 TEMPLATES = (
@@ -67,12 +69,16 @@ class Pairs(Result):
     foil_ids: Ints  # (n,)
 
     def __repr__(self) -> str:
-        return f"Pairs({self.task}, {len(self.prompts)} prompts, {len(set(self.kinds))} kinds)"
+        prompts = counted(len(self.prompts), "prompt")
+        return f"Pairs({self.task}, {prompts}, {counted(len(set(self.kinds)), 'kind')})"
 
     def render(self) -> RenderableType:
         """The first few prompts."""
-        answers = [f"{t} / {f}" for t, f in zip(self.target, self.foil, strict=True)]
-        return _table(self, self.prompts, self.corrupt, "right / wrong", answers)
+        answers = [
+            f"{visible(right)} / {visible(wrong)}"
+            for right, wrong in zip(self.target, self.foil, strict=True)
+        ]
+        return _table(self.task, self.prompts, self.corrupt, "right / wrong", answers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,12 +97,12 @@ class GreaterThan(Result):
     wrong_ids: tuple[tuple[int, ...], ...]  # (n, …)
 
     def __repr__(self) -> str:
-        return f"GreaterThan({len(self.prompts)} prompts)"
+        return f"GreaterThan({counted(len(self.prompts), 'prompt')})"
 
     def render(self) -> RenderableType:
         """The first few prompts."""
         answers = [f"{right[0]} to {right[-1]}" for right in self.right]
-        return _table(self, self.prompts, self.corrupt, "right", answers)
+        return _table("greater-than", self.prompts, self.corrupt, "right", answers)
 
 
 def ioi(tokenizer: Tokenizer, n: int, *, seed: int = 0) -> Pairs:
@@ -256,11 +262,12 @@ def _pairs(
 
 
 def _table(
-    of: Result, prompts: Sequence[str], corrupt: Sequence[str], answer: str, answers: list[str]
+    task: str, prompts: Sequence[str], corrupt: Sequence[str], answer: str, answers: list[str]
 ) -> RenderableType:
-    table = Table(show_lines=True)
-    for name in ("prompt", "corrupted", answer):
-        table.add_column(name)
-    for row in list(zip(prompts, corrupt, answers, strict=True))[:4]:
-        table.add_row(*(Text("\n".join(map(printable, cell.split("\n")))) for cell in row))
-    return Group(Text(repr(of)), table)
+    rows = table("prompt", "corrupted", answer)
+    rows.padding = (0, 2, 1, 0)
+    rows.columns[-1].no_wrap = True
+    for row in list(zip(prompts, corrupt, answers, strict=True))[:SHOWN]:
+        rows.add_row(*(Text("\n".join(map(printable, cell.split("\n")))) for cell in row))
+    more = f"the first {SHOWN} are shown" if len(prompts) > SHOWN else ""
+    return Group(title(task, counted(len(prompts), "prompt"), more), "", rows)

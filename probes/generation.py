@@ -33,6 +33,10 @@ class Step(Result):
     ranks: Ints  # (R,) 0 = likeliest
     leads_from: int
 
+    def __repr__(self) -> str:
+        led = f"leads from row {self.leads_from}" if self.leads_from >= 0 else "drawn"
+        return f"Step({self.token!r}, {led} of {len(self.ranks)}, {self.logprobs[-1]:.3g} nats)"
+
 
 @dataclass(frozen=True, eq=False)
 class GenerationLens(Result):

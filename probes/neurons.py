@@ -168,7 +168,7 @@ class TopActivating(Result):
             where = Text(printable(self.before[k]))
             where.append(f"«{printable(self.tokens[k])}»", "bold")
             where.append(printable(self.after[k]))
-            lines.add_row(f"{value:.3f}", str(self.texts[k]), str(self.positions[k]), where)
+            lines.add_row(f"{value:z.3f}", str(self.texts[k]), str(self.positions[k]), where)
         what = f"where neuron {self.layer}.{self.neuron} is most active"
         read = counted(self.n_tokens, "token")
         return Group(title(what, self.source, self.dtype, read), "", lines)

@@ -118,8 +118,8 @@ class Trajectory(Result):
                 f"{self.max_prob[r].mean():.3f}",
             )
         read = counted(len(self.prompt_tokens), "token")
-        over = f"means over {counted(len(self.positions), 'position')}, of ranks the median; "
-        units = Text(f"{over}entropy, KL and JS to the last row in nats")
+        over = f"means over {counted(len(self.positions), 'position')} (ranks: median)"
+        units = Text(f"{over}, in nats; KL and JS to the last row")
         first = title(f"trajectory by the {self.kind}", self.source, self.dtype, read)
         return Group(first, units, "", rows)
 

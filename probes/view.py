@@ -70,8 +70,7 @@ def title(what: str, *about: str) -> Text:
 
 def tokens_read(count: int, has_bos: bool) -> str:
     """ "7 tokens, no BOS added"."""
-    bos = "<|endoftext|> added in front" if has_bos else "no BOS added"
-    return f"{counted(count, 'token')}, {bos}"
+    return f"{counted(count, 'token')}, {'' if has_bos else 'no '}BOS added"
 
 
 def table(*columns: str, numbers: Sequence[str] = ()) -> Table:
@@ -107,8 +106,9 @@ def number(value: float) -> str:
 
 def html(what: RenderableType) -> str:
     """An HTML fragment that scrolls sideways."""
+    needs = what.width if isinstance(what, Grid) else 0
     console = Console(
-        file=io.StringIO(), record=True, width=max(120, getattr(what, "width", 0)),
+        file=io.StringIO(), record=True, width=max(120, needs),
         color_system="truecolor", force_terminal=True, force_jupyter=False,
     )  # fmt: skip
     console.print(what)
@@ -178,9 +178,7 @@ class Grid:
         return max(cells + 1, NARROWEST, min(labels + 1, room // self._count, WIDEST))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
-        for line in self.header:
-            line.no_wrap, line.overflow = True, "ellipsis"
-            yield line
+        yield from self.header
         room = options.max_width - self._label
         cell = self._cell_width(room)
         fits = max(1, room // cell)

@@ -357,7 +357,7 @@ def test_the_header_says_what_a_reader_must_know(torch_runner, lens):
     assert "colour: probability" in text
     assert all(str(i) in text.split("\nid ")[1].split("\n")[0] for i in lens.prompt_ids)
     with_bos = logit_lens(torch_runner, PROMPT, prepend_bos=True, targets=["a", "b"])
-    assert "<|endoftext|> added in front" in as_text(with_bos, 200)
+    assert " tokens, BOS added\n" in as_text(with_bos, 200)
     assert "logit of 'a' minus logit of 'b'" in as_text(with_bos, 200)
     assert "probability of 'a'" in as_text(untargeted(with_bos, 1), 200)
     assert "nats" in drawn(lens, 200, by="entropy")

@@ -172,6 +172,7 @@ def test_they_print_and_turn_into_json(torch_runner):
     assert f"neuron {LAYER}.{NEURON}" in str(found)
     assert str(found).count("«") == 10
     assert len(json.loads(found.to_json())["tokens"]) == 10
+    assert "-0.000" not in str(replace(found, activations=found.activations * 0 - 1e-9))
     for result in (
         neuron_lens(torch_runner, LAYER, NEURON),
         nearest_tokens(torch_runner, LAYER, NEURON),

@@ -156,10 +156,11 @@ def test_it_prints_a_line_a_row_and_turns_into_json(torch_runner):
     assert "\n" not in repr(found)
     assert json.loads(found.to_json())["rows"] == list(found.rows)
     assert "-" in str(trajectory(torch_runner, "a"))  # no token that follows
+    assert str(found).splitlines()[1].endswith("KL and JS to the last row")  # on one line
 
 
 def test_bad_prompts_are_refused(torch_runner):
     with pytest.raises(InputError, match="the prompt is empty"):
         trajectory(torch_runner, "")
-    with pytest.raises(InputError, match="are not among the"):
+    with pytest.raises(InputError, match=r"positions \[99\] are not among the "):
         trajectory(torch_runner, PROMPT, positions=[99])

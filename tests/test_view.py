@@ -52,6 +52,13 @@ def test_numbers_are_never_cut_and_words_are():
     assert drawn(Grid([], words, {}, words=True), 80)[1] == "x a very long…"
 
 
+def test_nothing_of_a_header_is_cut():
+    about = "a model of a very long name, in some folder, of 12 tokens, no BOS added"
+    lines = drawn(Grid([Text(about)], grid(3).lines, grid(3).columns), 40)
+    assert " ".join(line.strip() for line in lines[:2]) == about
+    assert lines[2] == ""
+
+
 def test_only_the_last_blocks_are_shown_and_it_says_so():
     whole = grid(30)
     part = Grid(whole.header, whole.lines, whole.columns, corner="layer", last=1)
