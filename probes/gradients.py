@@ -29,7 +29,7 @@ from probes.paths import (
     named,
     paths,
 )
-from probes.prompts import Prompt, Where
+from probes.prompts import Prompt, Where, need_torch
 from probes.sweep import Pair, swept_taps
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def attribution_patching(
     A function as metric is called with torch tensors. Raises InputError as there, and for a metric
     without a gradient.
     """
-    _need_gradients(runner)
+    need_torch(runner, "attribution patching")
     taps = swept_taps(over, runner.config.n_layer)
     pair = Pair.of(runner, (clean, corrupt), metric, taps, corrupt_taps=taps)
     sizes = {"head": runner.config.n_head, "position": len(pair.clean.ids)}
@@ -88,7 +88,7 @@ def edge_attribution_patching(
     receiver alone reads, layer norm included. Names are those of `probes.paths`; NaN where
     a sender does not come before a receiver. Raises InputError as `path_patching` does.
     """
-    _need_gradients(runner)
+    need_torch(runner, "edge attribution patching")
     n_layer, n_head = runner.config.n_layer, runner.config.n_head
     known = {s.name: s for s in all_senders(n_layer, n_head)}
     reading = {r.name: r for r in all_receivers(n_layer, n_head)}
@@ -110,11 +110,6 @@ def edge_attribution_patching(
         scores[np.ix_(rows, columns)] = np.einsum("spd,rpd->sr", changes[rows], read)
     labels = tuple(r.name for r in receiving)
     return paths(runner, pair, "edge attribution patching", sending, labels, scores, None)
-
-
-def _need_gradients(runner: TorchRunner) -> None:
-    if not hasattr(runner, "model"):
-        raise InputError(f"{runner!r} has no gradients; load the model on the torch engine")
 
 
 def _gradients(runner: TorchRunner, pair: Pair, taps: Iterable[str]) -> dict[str, Floats]:

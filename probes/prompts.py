@@ -45,6 +45,13 @@ def row_of_ids(ids: Any) -> Ints:
     return row.astype(np.int64)
 
 
+def need_torch(runner: Any, what: str) -> None:
+    """Raise InputError for an engine without a module, which has no gradients to take and nothing
+    to rewrite. what: that cannot be done with it."""
+    if not hasattr(runner, "model"):
+        raise InputError(f"{what} needs the torch engine, not {runner!r}; use gpt2kit.load")
+
+
 def tokenizer_of(runner: Runner) -> Tokenizer:
     """The runner's tokenizer. Raises InputError if it has none."""
     if runner.tokenizer is None:
@@ -89,7 +96,9 @@ def select(where: Where, size: int, what: str) -> Ints:
     try:
         chosen = np.atleast_1d(every[where if isinstance(where, slice) else np.asarray(where)])
     except (IndexError, ValueError) as error:  # out of range; a slice with step 0
-        raise InputError(f"{what} {where} are not among the {size} there are") from error
+        raise InputError(
+            f"{what} {where} are not among the {size} there are, 0 to {size - 1}"
+        ) from error
     if not chosen.size:
         raise InputError(f"{what} {where} select none of the {size} there are")
     return chosen

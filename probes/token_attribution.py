@@ -16,7 +16,7 @@ from gpt2kit.errors import InputError
 from gpt2kit.readout import Floats
 from probes.attribution import Asked, asked, double, target_ids
 from probes.attribution_view import tokens
-from probes.prompts import Prompt, index, prompt_ids
+from probes.prompts import Prompt, index, need_torch, prompt_ids
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,6 +70,7 @@ def input_attribution(
     """
     import torch
 
+    need_torch(runner, "input attribution")
     if method not in METHODS:
         raise InputError(f"method = {method!r} is not one of {', '.join(METHODS)}")
     if steps < 1:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gpt2kit.errors import InputError
+from probes.prompts import need_torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +46,7 @@ def processed(
     from gpt2kit.model import GPT2
     from gpt2kit.torch_runner import TorchRunner
 
+    need_torch(runner, "rewriting weights")
     steps = {
         "folded": fold_ln,
         "writing centred": centre_writing,

@@ -20,7 +20,10 @@ from gpt2kit.runner import Source
 from gpt2kit.taps import TapDict, resolve
 from probes import view
 from probes.attribution import LEVELS, direct_logit_attribution
+from probes.gradients import attribution_patching, edge_attribution_patching
+from probes.metrics import Metric
 from probes.token_attribution import METHODS, input_attribution
+from probes.tuned_training import train_tuned_lens
 from probes.weights import processed
 
 PROMPT = "the cat, the [b]hat[/b]\n"
@@ -498,3 +501,20 @@ def test_json_html_and_repr(torch_runner, probe):
     assert repr(found).startswith(f"{type(found).__name__}(random, logit of 'a' minus logit of")
     assert "\n" not in repr(found)
     assert found._repr_html_().startswith("<pre")
+
+
+NEEDING_TORCH = {
+    "input attribution": lambda r: input_attribution(r, PROMPT, target="a"),
+    "attribution patching": lambda r: attribution_patching(r, "a", "b", metric=Metric.prob("c")),
+    "edge attribution patching": lambda r: edge_attribution_patching(
+        r, "a", "b", metric=Metric.prob("c")
+    ),
+    "training a tuned lens": lambda r: train_tuned_lens(r, PROMPT * 9, length=8),
+    "rewriting weights": processed,
+}
+
+
+@pytest.mark.parametrize("what", NEEDING_TORCH)
+def test_what_needs_torch_says_so(onnx_runner, what):
+    with pytest.raises(InputError, match=rf"^{what} needs the torch engine, not OnnxRunner\("):
+        NEEDING_TORCH[what](onnx_runner)
