@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from rich.console import RenderableType
@@ -21,7 +22,17 @@ from probes.metrics import AnyMetric, as_metric, log_softmax
 from probes.patching import Places, grid_of, sizes_of
 from probes.prompts import Prompt, counted, prompt_ids
 from probes.result import Result
-from probes.sweep import Base, Measure, OnProgress, Progress, Saving, patched, swept_taps, up_to
+from probes.sweep import (
+    Base,
+    Measure,
+    OnProgress,
+    Progress,
+    Saving,
+    patched,
+    swept_taps,
+    total,
+    up_to,
+)
 from probes.view import bar, diverging, title
 
 KINDS = ("zero", "mean", "resample")
@@ -46,7 +57,10 @@ class Ablation(Result):
 
     def __repr__(self) -> str:
         most = np.unravel_index(int(np.abs(self.effect).argmax()), self.effect.shape)
-        where = ", ".join(f"{axis} {i}" for axis, i in zip(self.axes, most, strict=True))
+        where = ", ".join(
+            f"{axis} {self.over if axis == 'tap' else i}"
+            for axis, i in zip(self.axes, most, strict=True)
+        )
         return (
             f"Ablation({self.kind} of {self.over}, {sizes_of(self.axes, self.effect)}, "
             f"{counted(len(self.lengths), 'prompt')}; most at {where}: {self.effect[most]:+.3g}; "
@@ -64,28 +78,31 @@ class Ablation(Result):
             Text(f"{self.metric}: {self.baseline.mean():.4g}" + (not one) * ", mean of all"),
             bar(diverging, f"{-most:+.2g}", f"{most:+.2g}", "cell: what is added to that"),
             Text(f"put in: {self.put_in}"),
-            *(Text((not one) * "the last prompt: " + x, "dim") for x in self.saving[-1].lines()),
+            *(Text(line, "dim") for line in total(self.saving).lines()),
         ]
-        columns = {"": [self.over]}
+        columns: dict[str, list[str]] = {}
         if "head" in self.axes:
-            columns = {"head": [str(head) for head in range(values.shape[1])]}
+            columns["head"] = [str(head) for head in range(values.shape[1])]
+        elif "layer" in self.axes:
+            columns[""] = [self.over]
         return grid_of(self.over, header, values, columns, most=most)
 
 
 def ablate(
     runner: Runner,
-    prompts: str | Sequence[Prompt],
+    prompts: Prompt | Sequence[Prompt],
     *,
     metric: AnyMetric,
     over: str = "z",
     kind: str = "zero",
-    reference: str | Sequence[Prompt] | None = None,
+    reference: Prompt | Sequence[Prompt] | None = None,
     seed: int = 0,
     on_progress: OnProgress | None = None,
 ) -> Ablation:
     """Ablate each head (or, where the tap has none, each layer's part) at all positions.
 
-    prompts: text or token ids, of any lengths; the metric's tokens may be one a prompt.
+    prompts: one or several, text or token ids, of any lengths; the metric's tokens may be one a
+             prompt.
     kind:    "zero"; "mean": one value for all positions, the mean over all positions of all
              reference prompts; "resample": position by position the value of a reference prompt,
              drawn for each prompt from those that are long enough.
@@ -183,8 +200,9 @@ class _PutIn:
         return {tap: taps[tap][0] for tap in self.taps}
 
 
-def _rows(runner: Runner, prompts: str | Sequence[Prompt]) -> list[Ints]:
-    rows = [prompt_ids(runner, p) for p in ([prompts] if isinstance(prompts, str) else prompts)]
-    if not rows:
+def _rows(runner: Runner, prompts: Prompt | Sequence[Prompt]) -> list[Ints]:
+    if not len(prompts) and not isinstance(prompts, str):
         raise InputError("no prompts were given")
-    return rows
+    one = isinstance(prompts, str) or isinstance(prompts[0], int | np.integer)
+    each: Sequence[Any] = [prompts] if one else prompts
+    return [prompt_ids(runner, prompt) for prompt in each]

@@ -40,7 +40,7 @@ class Metric:
     @classmethod
     def logit_diff(cls, target: Tokens, foil: Tokens, *, position: int = -1) -> Metric:
         """Logit of `target` minus logit of `foil`, which is their log odds."""
-        name = f"logit of {_named(target)} minus logit of {_named(foil)}"
+        name = f"logit of {_named(target)} minus logit of {_named(foil, 'foil')}"
         return cls(name, lambda x, ids, _: x[:, ids[0]] - x[:, ids[1]], (target, foil), position)
 
     @classmethod
@@ -147,7 +147,7 @@ def _exp(x: Any) -> Any:
     return np.exp(x) if isinstance(x, np.ndarray) else x.exp()
 
 
-def _named(token: Tokens) -> str:
+def _named(token: Tokens, role: str = "target") -> str:
     if isinstance(token, _ONE):
         return repr(token) if isinstance(token, str) else f"token {token}"
-    return "each prompt's own"
+    return f"each prompt's {role}"

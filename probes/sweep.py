@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from gpt2kit.edits import Edit
-from gpt2kit.errors import InputError
+from gpt2kit.errors import InputError, TapError
 from gpt2kit.readout import Floats, Ints
 from gpt2kit.runner import Run, Runner
 from gpt2kit.taps import axes_of, resolve_one, tap_axes
@@ -56,6 +56,17 @@ class Saving(Result):
 
     def __repr__(self) -> str:
         return "; ".join(self.lines())
+
+
+def total(savings: Sequence[Saving]) -> Saving:
+    """What several sweeps took together."""
+    return Saving(
+        sum(x.layers_run for x in savings),
+        sum(x.layers_naive for x in savings),
+        tuple(rows for x in savings for rows in x.batches),
+        sum(x.seconds for x in savings),
+        sum(x.seconds_naive for x in savings),
+    )
 
 
 class Progress:
@@ -218,6 +229,9 @@ def swept_taps(over: str, n_layer: int) -> tuple[str, ...]:
     TapError for an unknown one."""
     if over in OUTSIDE:
         return (over,)
+    if over.startswith("blocks."):
+        name = over.split(".", 2)[-1]
+        raise TapError(f"over = {over!r}: a sweep goes over every layer; name {name!r} alone")
     return tuple(resolve_one(f"blocks.{i}.{over}", n_layer) for i in range(n_layer))
 
 

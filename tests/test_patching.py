@@ -536,7 +536,7 @@ def test_the_grid_fits_its_terminal(results, width):
             console.print(result.render())
         lines = capture.get().splitlines()
         assert max(map(cell_len, lines)) <= width
-        blocks = sum(line.startswith("layer") for line in lines)
+        blocks = lines.count("layer")
         pages = -(-len(result.clean_tokens) * 6 // (width - 8)) if lines[-1][:3] == "pos" else 1
         assert blocks == pages
         assert sum(line.startswith("2 ") for line in lines) == blocks
@@ -555,7 +555,7 @@ def test_cells_say_what_they_are(results):
     assert "0 as in the corrupt run, 1 as in the clean one" in str(stream)
     several, one = (str(result) for result in results[3:])
     assert "mean of all" in several
-    assert "the last prompt: " in several
+    assert "18 runs in 6 batches of up to 3" in several  # of both prompts together
     assert "random  float32  2 prompts" in several
     assert "random  float32  17 tokens" in one
     assert not {"mean", "prompt"} & set(re.findall(r"\w+", one))
@@ -572,6 +572,19 @@ def test_results_are_data_and_html(results):
         assert "\n" not in repr(result)
     assert "3 layers x 3 heads x 17 positions" in repr(results[2])
     assert "2 prompts" in repr(results[3])
+
+
+def test_an_ablated_tap_outside_the_blocks_has_its_name_once(runner):
+    found = ablate(runner, CLEAN, metric=DIFF, over="embed")
+    assert "most at tap embed: " in repr(found)
+    close(found.values, ablate(runner, [CLEAN], metric=DIFF, over="embed").values, 0)
+    assert [line.split()[0] for line in str(found).splitlines()[-3:-1]] == ["tap", "embed"]
+
+
+def test_a_metric_of_several_prompts_says_which_token_is_which():
+    assert Metric.logit_diff(["a", "b"], ["c", "d"]).name == (
+        "logit of each prompt's target minus logit of each prompt's foil"
+    )
 
 
 def test_a_model_without_a_tokenizer_is_patched_by_ids(double, monkeypatch):
