@@ -20,7 +20,7 @@ from gpt2kit.runner import Runner
 from gpt2kit.sampling import largest
 from probes.attention_view import PatternGrid, leaders, leading
 from probes.datasets import repeated_tokens
-from probes.prompts import Prompt, counted, prompt_ids, token_texts
+from probes.prompts import Prompt, Where, counted, prompt_ids, select, token_texts
 from probes.result import Result
 from probes.view import table, title, visible
 
@@ -168,7 +168,7 @@ def attention_patterns(
     runner: Runner,
     prompt: Prompt,
     *,
-    layers: Sequence[int] | None = None,
+    layers: Where = None,
     prepend_bos: bool = False,
 ) -> AttentionPatterns:
     """Every head's attention from each token of a prompt to those before it.
@@ -177,11 +177,7 @@ def attention_patterns(
     prepend_bos: put `<|endoftext|>` first.
     Raises InputError for a bad prompt or layer, TapError where the engine keeps its patterns.
     """
-    n_layer = runner.config.n_layer
-    chosen = list(range(n_layer) if layers is None else layers)
-    if not chosen or any(not -n_layer <= i < n_layer for i in chosen):
-        raise InputError(f"layers = {layers} must be some of 0 to {n_layer - 1}")
-    chosen = [i % n_layer for i in chosen]
+    chosen = select(layers, runner.config.n_layer, "layers").tolist()
     ids = prompt_ids(runner, prompt, prepend_bos=prepend_bos)
     patterns = np.stack([pattern[0] for _, pattern in _each(runner, ids[None], chosen)])
     return AttentionPatterns(

@@ -48,7 +48,9 @@ class Direction(Result):
 
     def project(self, x: ArrayLike) -> Floats:
         """Values at the tap (…, width) -> (…) their coordinate along the direction, in the tap's
-        own units: (x - mean) . vector / |vector|."""
+        own units: (x - mean) . vector / |vector|. Raises InputError for another width."""
+        if np.shape(x)[-1:] != self.vector.shape:
+            raise InputError(f"values of shape {np.shape(x)} do not fit {self!r}")
         unit = self.vector / np.linalg.norm(self.vector)
         out: Floats = (np.asarray(x) - self.mean) @ unit
         return out

@@ -378,9 +378,19 @@ def test_qk_of_planted_heads_finds_what_they_match(known):
         (lambda r: attention_patterns(r, []), "the prompt has no tokens"),
         (lambda r: attention_patterns(r, "x" * 41), "the context holds 40"),
         (lambda r: attention_patterns(r, "x" * 40, prepend_bos=True), "do not fit the context"),
-        (lambda r: attention_patterns(r, "a", layers=[3]), r"\[3\] must be some of 0 to 2"),
-        (lambda r: attention_patterns(r, "a", layers=[-4]), "must be some of 0 to 2"),
-        (lambda r: attention_patterns(r, "a", layers=[]), "must be some of 0 to 2"),
+        (
+            lambda r: attention_patterns(r, "a", layers=[3]),
+            r"layers \[3\] are not among the 3 there are, 0 to 2",
+        ),
+        (
+            lambda r: attention_patterns(r, "a", layers=[-4]),
+            "are not among the 3 there are, 0 to 2",
+        ),
+        (lambda r: attention_patterns(r, "a", layers=[]), "are not among the 3 there are, 0 to 2"),
+        (
+            lambda r: attention_patterns(r, "a", layers=3),
+            "layers 3 are not among the 3 there are, 0 to 2",
+        ),
         (lambda r: attention_patterns(r, "a", layers=[1]).show(0, 0), "the layers here are 1, hea"),
         (lambda r: attention_patterns(r, "a").show(0, 3), "head 0.3: .* heads 0 to 2"),
         (lambda r: attention_statistics(r, "a"), "one token, which can only look at itself"),

@@ -75,6 +75,8 @@ def test_a_mean_difference_goes_from_one_mean_to_the_other(torch_runner, runner)
     close(direction.project(below + direction.vector / 2), np.array(0.0))
     coordinate = direction.project(np.stack([above, below]))
     close(coordinate[0] - coordinate[1], np.linalg.norm(above - below))
+    with pytest.raises(InputError, match=r"values of shape \(2, 5\) do not fit Direction\("):
+        direction.project(np.ones((2, 5)))
 
 
 def test_names_of_taps_are_resolved(torch_runner):
