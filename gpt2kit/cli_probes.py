@@ -129,7 +129,7 @@ def attribute(
 @click.option("--corrupt", required=True, metavar="PROMPT", help="Run with them; as many tokens.")
 @metric_options
 @click.option(
-    "--over", default="resid_post", show_default=True, help="resid_post, z, mlp_out or attn_out."
+    "--over", default="resid_post", show_default=True, help="A tap, e.g. z, mlp_out, embed."
 )
 @runner_options
 @output_options
@@ -164,7 +164,7 @@ def patch(
 @click.command()
 @click.argument("prompt")
 @metric_options
-@click.option("--over", default="z", show_default=True, help="z, mlp_out or attn_out.")
+@click.option("--over", default="z", show_default=True, help="A tap, e.g. z, mlp_out, embed.")
 @click.option("--kind", default="zero", show_default=True, help="zero, mean or resample.")
 @click.option(
     "--reference", multiple=True, metavar="TEXT", help="Mean of this, draw from this; repeatable."
