@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import io
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpt2kit import __version__
+from gpt2kit import __version__, cli_export, cli_probes
 from gpt2kit.cli_options import (
     debug_option,
-    device_option,
     given,
-    model_options,
     open_runner,
     positions,
     runner_options,
     text_of,
 )
-from gpt2kit.cli_probes import COMMANDS
 from gpt2kit.errors import GPT2KitError, InputError
 
 if TYPE_CHECKING:
@@ -218,164 +214,22 @@ def lens(
     if as_json and as_csv:
         raise InputError("--json and --csv: choose one")
     text = text_of(prompt)
-    result = logit_lens(
-        open_runner(model, revision, onnx_file, device, dtype),
-        text,
-        top_k=topk,
-        targets=[token for token in (target, foil) if token is not None],
-        sites=sites,
-        positions=pos,
-        prepend_bos=bos,
-    )
+    with Console(stderr=True).status("reading every layer"):
+        result = logit_lens(
+            open_runner(model, revision, onnx_file, device, dtype),
+            text,
+            top_k=topk,
+            targets=[token for token in (target, foil) if token is not None],
+            sites=sites,
+            positions=pos,
+            prepend_bos=bos,
+        )
     if as_json:
         click.echo(result.to_json().encode())  # UTF-8 whatever the terminal speaks
     elif as_csv:
         click.echo(result.to_csv().encode(), nl=False)
     else:
         show(result, Console(highlight=False), by=by, lines=topk)
-
-
-@main.command()
-@click.option("--onnx", "path", required=True, metavar="FILE", help="The file to write.")
-@model_options
-@click.option("--profile", default="portable", show_default=True, help="portable or fused.")
-@click.option("--dtype", default="float32", show_default=True, help="float32, float16 or bfloat16.")
-@click.option("--quantize", metavar="BITS", help="int8, int4, int4-all: says what it costs.")
-@click.option("--taps", multiple=True, metavar="GLOB", help="Taps to carry; repeatable.")
-@click.option("--edits", multiple=True, metavar="GLOB", help="Taps to edit; repeatable.")
-@click.option("--opset", default=23, show_default=True, help="ONNX operator set, 18 to 24.")
-@click.option("--external-data", is_flag=True, help="Weights in FILE.data (always above 2 GB).")
-@click.option("--overwrite", is_flag=True, help="Replace another model's config in the folder.")
-@debug_option
-def export(
-    path: str,
-    model: str,
-    revision: str | None,
-    profile: str,
-    dtype: str,
-    quantize: str | None,
-    taps: tuple[str, ...],
-    edits: tuple[str, ...],
-    opset: int,
-    external_data: bool,
-    overwrite: bool,
-) -> None:
-    """Write an ONNX file that equals torch, proven.
-
-    The model is traced, checked against torch, and only then given its name.
-    """
-    from rich.console import Console
-
-    from exporters.onnx_export import check_target, export_onnx
-    from exporters.report_view import show
-    from gpt2kit.torch_runner import load
-
-    check_target(Path(path))  # before the model is loaded
-    console = Console(highlight=False)
-    with console.status("loading") as status:
-        runner = load(model, revision=revision, device="cpu")
-
-        def progress(stage: str) -> None:
-            status.update(stage)
-            if not console.is_terminal:
-                click.echo(f"{stage} …", err=True)
-
-        report = export_onnx(
-            runner,
-            path,
-            taps=taps,
-            edits=edits,
-            profile=profile,
-            dtype=dtype,
-            quantize=quantize,
-            opset=opset,
-            external_data=external_data,
-            overwrite=overwrite,
-            on_progress=progress,
-        )
-    show(report, console)
-    click.echo(f"wrote {path}")
-
-
-@main.command()
-@click.argument("path", metavar="FILE")
-@click.option("--model", help="Where the weights are, if FILE's own word is not enough.")
-@device_option
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-@debug_option
-def verify(path: str, model: str | None, device: str, as_json: bool) -> None:
-    """Compare an exported FILE with torch.
-
-    The exit code is 1 if they disagree.
-    """
-    import json
-
-    from rich.console import Console
-
-    from exporters.parity import verify as run
-    from exporters.report_view import show
-
-    console = Console(highlight=False)
-    with Console(stderr=True).status("comparing torch and ONNX"):
-        report = run(path, model=model, device=device)
-    if as_json:
-        click.echo(json.dumps(report.to_json(), indent=1))
-    else:
-        show(report, console)
-    report.raise_if_failed()
-
-
-@main.command()
-@click.argument("path", metavar="FILE")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@debug_option
-def inspect(path: str, as_json: bool) -> None:
-    """Say what an exported FILE is: taps, edits, parity."""
-    from rich.console import Console
-
-    from exporters.inspection import inspect_onnx
-    from exporters.inspection_view import show
-
-    found = inspect_onnx(path)
-    if as_json:
-        click.echo(found.to_json().encode())
-    else:
-        show(found, Console(highlight=False))
-
-
-@main.command()
-@runner_options
-@click.option("--threads", type=int, help="On the CPU; by default one a physical core.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@debug_option
-def bench(
-    model: str,
-    revision: str | None,
-    onnx_file: str | None,
-    device: str,
-    dtype: str,
-    threads: int | None,
-    as_json: bool,
-) -> None:
-    """Measure a model on this machine.
-
-    Load time, prefill, decode, memory, and how far decode is from what the memory allows.
-    """
-    import json
-
-    from rich.console import Console
-
-    from exporters.bench import bench as run
-    from exporters.bench_view import show
-
-    if threads is not None and threads < 1:
-        raise InputError(f"--threads {threads} must be at least 1")
-    with Console(stderr=True).status("measuring"):
-        result = run(lambda: open_runner(model, revision, onnx_file, device, dtype, threads))
-    if as_json:
-        click.echo(json.dumps(result.to_json(), indent=1))
-    else:
-        show(result, Console(highlight=False))
 
 
 @main.command()
@@ -418,8 +272,8 @@ def doctor() -> None:
         sys.exit(1)
 
 
-for probe in COMMANDS:
-    main.add_command(probe)
+for command in (*cli_export.COMMANDS, *cli_probes.COMMANDS):
+    main.add_command(command)
 
 if __name__ == "__main__":
     main()

@@ -253,10 +253,11 @@ def test_auto_says_that_it_fell_back(tmp_path):
         ("attribute", "attributing"),
         ("patch", "patching"),
         ("ablate", "ablating"),
+        ("lens", "reading every layer"),
     ],
 )
 def test_a_terminal_shows_what_goes_on(folder, command, last):  # noqa: F811
-    args = [command, *COMMANDS[command], "--model", folder, "--json"]
+    args = [command, *COMMANDS.get(command, ["the cat"]), "--model", folder, "--json"]
     result = CliRunner().invoke(main, args, env={"FORCE_COLOR": "1"})  # as if it were one
     assert last in result.stderr
     count = {"heads": "3/3", "patch": "15/15", "ablate": "9/9"}.get(command, "")  # layers, places
