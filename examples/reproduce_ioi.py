@@ -3,7 +3,7 @@
 "When John and Mary went to the shops, John gave the bag to" is followed by " Mary". You see, beside
 what the literature says: how sure the model is on the eight prompts of a well-known demo, what the
 loss of one head costs, and which heads do it (Wang et al. 2022, arXiv 2211.00593). The facts are of
-gpt2 alone: with another model this says so and exits with 3.
+gpt2 alone: with another model, or where it cannot be had, this says so and exits with 3.
 
     python examples/reproduce_ioi.py [--model gpt2]
 """
@@ -12,7 +12,7 @@ import argparse
 import sys
 
 import gpt2kit
-from probes.facts import FACTS, check_facts, require_gpt2
+from probes.facts import FACTS, NotTheRealModel, check_facts, require_gpt2
 
 
 def main() -> int:
@@ -24,7 +24,7 @@ def main() -> int:
         require_gpt2(gpt2)
     except gpt2kit.GPT2KitError as error:
         print(error, file=sys.stderr)
-        return error.exit_code
+        return NotTheRealModel.exit_code
     report = check_facts(gpt2, [fact for fact in FACTS if fact.name.startswith("IOI")])
     print(report)
     return 0 if report.passed else 1

@@ -121,10 +121,10 @@ def ov_top_tokens(
 ) -> CircuitTokens:
     """The tokens that a head promotes when it looks at `token` alone: a row of OV, see above.
 
-    Raises InputError for a head or token that is not there.
+    A negative layer counts from the end. Raises InputError for a head or token that is not there.
     """
     row, config = token_id(runner, token), runner.config
-    _check_head(config, layer, head)
+    layer = _layer_of(config, layer, head)
     own, gain = _own(config, head), runner.weight(f"h.{layer}.ln_1.weight")
     value = _part(runner, layer, "v")[0][:, own]
     read = (_normed(runner.weight("wte.weight")[row], config) * gain) @ value
@@ -139,10 +139,11 @@ def qk_top_tokens(
     """The keys that a head looks for when `token` is the query: a row of QK, see above.
 
     Values are attention scores, scaled as the model does, without what positions add and up to
-    one number for all keys. Raises InputError for a head or token that is not there.
+    one number for all keys. A negative layer counts from the end. Raises InputError for a head or
+    token that is not there.
     """
     row, config = token_id(runner, token), runner.config
-    _check_head(config, layer, head)
+    layer = _layer_of(config, layer, head)
     own, embedding = _own(config, head), runner.weight("wte.weight")
     gain, shift = (runner.weight(f"h.{layer}.ln_1.{kind}") for kind in ("weight", "bias"))
     (query, bias), (key, _) = _part(runner, layer, "q"), _part(runner, layer, "k")
@@ -175,12 +176,14 @@ def _normed(x: Floats, config: GPT2Config) -> Floats:
     return normed
 
 
-def _check_head(config: GPT2Config, layer: int, head: int) -> None:
-    if not (0 <= layer < config.n_layer and 0 <= head < config.n_head):
+def _layer_of(config: GPT2Config, layer: int, head: int) -> int:
+    """The layer counted from 0, of a head that is there."""
+    if not (-config.n_layer <= layer < config.n_layer and 0 <= head < config.n_head):
         raise InputError(
             f"head {layer}.{head}: the model has layers 0 to {config.n_layer - 1} and heads 0 to "
             f"{config.n_head - 1}"
         )
+    return layer % config.n_layer
 
 
 def _top(

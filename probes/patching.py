@@ -75,8 +75,9 @@ class Patching(Result):
             Text(f"{self.metric}: {self.clean:.4g} clean, {self.corrupt:.4g} corrupt"),
             bar(diverging, "-1", "+1", "cell: 0 as in the corrupt run, 1 as in the clean one"),
         ]
-        if len(self.axes) > 2:
-            header.append(Text(f"each at its strongest {' and '.join(self.axes[2:])}"))
+        tried = zip(self.axes[2:], self.values.shape[2:], strict=True)
+        if several := [axis for axis, count in tried if count > 1]:
+            header.append(Text(f"each at its strongest {' and '.join(several)}"))
         if self.saving is not None:
             header += [Text(line, "dim") for line in self.saving.lines()]
         columns: dict[str, Sequence[str]] = {}

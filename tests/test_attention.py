@@ -366,6 +366,10 @@ def test_qk_of_planted_heads_finds_what_they_match(known):
     assert got.tokens[0] == "w5"
     assert got.values[0] > got.values[1] + planted.SHARP
     assert ov_top_tokens(known, *planted.INDUCTION, "w9").tokens[0] == "w9"
+    for probe in (ov_top_tokens, qk_top_tokens):  # the last layer, from either end
+        first, last = (probe(known, layer, 2, "w9") for layer in (1, -1))
+        assert last.layer == 1
+        assert last.to_dict() == first.to_dict()
 
 
 # What is refused

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 
 import by_hand
@@ -211,6 +212,8 @@ def test_keys_are_patched_one_by_one(double, over):
     close(both.values, want, 1e-9)
     assert np.abs(both.normalised).max() > 1e-3
     assert "\neach at its strongest position and key\n" in str(both)
+    one = replace(both, values=both.values[:, :, :1], normalised=both.normalised[:, :, :1])
+    assert "\neach at its strongest key\n" in str(one)
     most = [*np.unravel_index(both.normalised.argmax(), both.values.shape)]
     head, query, key = ((2, 1), (POS - 1, 4), (2, 0))
     where = f"head {head[most[1]]}, position {query[most[2]]}, key {key[most[3]]}"
