@@ -44,13 +44,13 @@ def parse(text: str) -> Edit:
     Raises EditError, saying what is not understood and how it is written.
     """
     found = _EDIT.fullmatch(text.strip())
-    if found is None or found["tap"].endswith("[]"):
+    tap = found["tap"] if found else ""
+    if found is None or tap.endswith("[]") or tap.count("[") != tap.count("]"):
         raise EditError(
             f"{text!r} is not an edit; write TAP = VALUE, TAP += VALUE or TAP *= VALUE, such as "
             "'blocks.9.z[head=9] = 0' or 'blocks.6.resid_post += 8 * direction.npy'"
         )
-    tap, at = found["tap"], _where(text, found["at"])
-    value = _value(text, found["value"])
+    at, value = _where(text, found["at"]), _value(text, found["value"])
     match found["op"]:
         case "=":
             return Edit(tap, 0.0, value, at)

@@ -72,6 +72,7 @@ def test_text_means_that_edit(torch_runner, text):
         ("blocks.1.z = 1e39", "finite numbers that float32 can hold"),
         ("blocks.1.mlp_out = 999999999999999999999999999999999999999 * direction.npy", "finite"),
         ("blocks.1.z[head] = 0", "unknown tap"),
+        ("blocks.1.z[head=1]", "is not an edit; write TAP = VALUE"),
         ("blocks.1.z[head=] = 0", r"\[head=\] does not say where; write \[head=9\]"),
         ("blocks.1.z[head=1,head=2] = 0", "each once"),
         ("blocks.1.z[head=a] = 0", "'a' is not an index"),
