@@ -96,28 +96,27 @@ class Ours(Engine):
 
     def generate(self, ids: Array, steps: int, how: str) -> float:
         """Median milliseconds of a generated token: how is "plain", "edited" (one steering edit) or
-        "lens" (each chosen token is read in every layer)."""
-        runner = importlib.import_module("gpt2kit.runner")
-        edits = importlib.import_module("gpt2kit.edits")
-        sampler = importlib.import_module("gpt2kit.sampling").Sampler(greedy=True)
-        config = self.runner.config
-        rows = ["blocks.0.resid_pre", *(f"blocks.{i}.resid_post" for i in range(config.n_layer))]
+        "lens" (`generation_lens`: each token is read in every layer)."""
+        generate = importlib.import_module("gpt2kit.runner").generate
+        prompt, ticks = self.runner.tokenizer.decode(ids[0].tolist()), list[float]()
 
-        def read(run: Any, chosen: Array) -> None:
-            resid = np.stack([run.taps[row][0, -1] for row in rows])
-            self.runner.readout(resid, top_k=1, targets=chosen)
+        def tick(*_: Any) -> None:
+            ticks.append(1e3 * time.perf_counter())
 
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {"max_new_tokens": steps + 1, "greedy": True}
         if how == "lens":
-            options = {"taps": rows, "watch": read}
-        if how == "edited":
-            vector = np.random.default_rng(0).standard_normal(config.n_embd)
-            options = {"edits": [edits.Edit.steer("blocks.6.resid_post", vector, 4.0)]}
-        tokens = runner.steps(
-            self.runner, ids, max_new_tokens=steps + 1, sampler=sampler, **options
-        )
-        next(tokens)  # the prompt
-        return statistics.median(clock(lambda: next(tokens)) for _ in range(steps))
+            probes = importlib.import_module("probes")
+            probes.generation_lens(self.runner, prompt, on_step=tick, **options)
+        elif how == "edited":
+            edit = importlib.import_module("gpt2kit.edits").Edit
+            vector = np.random.default_rng(0).standard_normal(self.runner.config.n_embd)
+            steer = edit.steer("blocks.6.resid_post", vector, 4.0)
+            generate(self.runner, prompt, edits=[steer], watch=tick, **options)
+        else:
+            generate(self.runner, prompt, watch=tick, **options)
+        if len(ticks) != steps + 1:
+            raise SystemExit(f"generation ended after {len(ticks)} tokens of {steps + 1}")
+        return statistics.median(np.diff(ticks))
 
 
 class OursOnTorch(Ours):
