@@ -86,22 +86,23 @@ class Fused(nn.Module):
     ) -> tuple[Tensor, ...]:
         """The graph's inputs -> logits, the keys and values, the taps."""
         sequence, total = input_ids.shape[1], attention_mask.shape[1]
-        lengths = attention_mask.sum(1)  # (batch,)
-        tokens_first = torch.arange(total)[None] < lengths[:, None]
-        misplaced = (tokens_first != attention_mask.bool()).any(1, keepdim=True)
+        # A decode step is so short that each of these small nodes counts.
+        end = attention_mask.sum(1, keepdim=True) - 1  # (batch, 1) where the last token should be
+        found = (attention_mask * torch.arange(total)).amax(1, keepdim=True)  # and where it is
+        misplaced = found - end  # (batch, 1) 0, or more
         positions = position_ids + misplaced * self.model.config.n_positions
         inside = {int(tap.split(".")[1]) for tap in self.edits if axes_of(tap) == SCORES}
-        cache = _InPlace(past_key_values, lengths, attention_mask, inside)
-        start = (lengths - sequence).clamp(min=0)  # (batch,) where the row's first query stands
-        queries = start[:, None] + torch.arange(sequence)[None]
+        cache = _InPlace(past_key_values, end, attention_mask, inside)
+        start = (end + 1 - sequence).clamp(min=0)  # (batch, 1) where the row's first query stands
+        queries = start + torch.arange(sequence)
         mask = (torch.arange(total) <= queries[:, :, None])[:, None]  # (batch, 1, query, key)
         hooks = _hooks(self, changes)
         x = self.model.hidden(input_ids, hooks, positions=positions, mask=mask, cache=cache)
-        last = (lengths[:, None] - 1 - (total - sequence)).clamp(min=0)  # (batch, 1)
+        last = (end - (total - sequence)).clamp(min=0)  # (batch, 1)
         column = torch.where(logits_positions < 0, last, logits_positions)  # (batch, kept)
         row = torch.arange(x.shape[0])[:, None] * sequence
         x = F.embedding(row + column, x.flatten(0, 1))  # (batch, kept, d_model)
-        x = x.masked_fill(misplaced[:, :, None], float("nan"))  # should a device not refuse
+        x = x.masked_fill(misplaced[:, :, None] > 0, float("nan"))  # should a device not refuse
         return _logits(self.model, x), *cache.present, *_values(hooks, self.taps)
 
 
@@ -125,10 +126,10 @@ class _InPlace(Cache):
     """
 
     def __init__(
-        self, past: Past, lengths: Tensor, attention_mask: Tensor, inside: set[int]
+        self, past: Past, end: Tensor, attention_mask: Tensor, inside: set[int]
     ) -> None:
         self.past, self.present, self.inside = past, list[Tensor](), inside
-        self.last = (lengths - 1).to(torch.int32)  # (batch,)
+        self.last = end.to(torch.int32)  # (batch, 1)
         self.keys = attention_mask.shape[1]
         self.end = torch.onnx.ops.symbolic(
             "Shape",

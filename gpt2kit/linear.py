@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -9,13 +11,15 @@ _ONEDNN = torch.backends.mkldnn.is_available() and hasattr(  # type: ignore[no-u
     torch.ops.mkldnn, "_linear_pointwise"
 )
 _LARGE = 1 << 18  # weights; below, preparing a kernel for a new shape costs more than it brings
+_FEW = range(2, 33)  # rows
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (…, in), weight (in, out), bias (out,) -> (…, out).
 
-    Without gradients, float32 on a CPU goes to oneDNN, by the operator that torch's own compiler
-    calls; eager torch would take a kernel that is about half as fast.
+    Without gradients, float32 on a CPU may go to oneDNN, by the operator that torch's own compiler
+    calls. Eager torch takes MKL, which on processors that are not Intel's is about half as fast; on
+    Intel's it is faster, but for a few rows (benchmarks/RESULTS.md).
     """
     if (
         _ONEDNN
@@ -24,8 +28,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         and weight.numel() >= _LARGE
         and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
+        and (not _on_intel() or x.numel() // x.shape[-1] in _FEW)
     ):
         out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight.T, bias, "none", [], "")
         return out
     out = x @ weight
     return out if bias is None else out + bias
+
+
+@cache
+def _on_intel() -> bool:
+    return "Intel" in torch.cpu.get_capabilities().get("cpu_name", "")
