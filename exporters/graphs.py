@@ -125,9 +125,7 @@ class _InPlace(Cache):
     inside: the layers whose scores or pattern are edited.
     """
 
-    def __init__(
-        self, past: Past, end: Tensor, attention_mask: Tensor, inside: set[int]
-    ) -> None:
+    def __init__(self, past: Past, end: Tensor, attention_mask: Tensor, inside: set[int]) -> None:
         self.past, self.present, self.inside = past, list[Tensor](), inside
         self.last = end.to(torch.int32)  # (batch, 1)
         self.keys = attention_mask.shape[1]

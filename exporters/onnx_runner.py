@@ -19,14 +19,14 @@ from onnx import TensorProto, parser
 from exporters.devices import choose
 from exporters.interface import LOGITS_POSITIONS, edit_names, existing, past_names, present_names
 from exporters.onnx_cache import Changes, Decoder, InPlaceCache, OnnxCache, zeros
-from exporters.readout_graph import ReadoutGraph
+from exporters.readout_graph import ReadoutGraph, Unembedding
 from exporters.sessions import open_session, providers, reason, run_options, session_options
 from exporters.topk_graph import TopK
 from exporters.weights import Weights
 from gpt2kit.config import GPT2Config
 from gpt2kit.edits import Chunk, Edit, affine, listed
 from gpt2kit.errors import EditError, EngineError, InputError, TapError
-from gpt2kit.readout import FEW, Floats, Readout, check_width, tiled
+from gpt2kit.readout import Floats, Readout, check_width, tiled
 from gpt2kit.runner import Batch, Ids, KVCache, Run, Source, cache_length, prepare
 from gpt2kit.sampling import largest
 from gpt2kit.taps import SCORES, TapDict, axes_of, resolve
@@ -86,7 +86,6 @@ class OnnxRunner:
         self.past_names = past_names(self.config.n_layer)
         self.present_names = present_names(self.config.n_layer)
         self.run_options = run_options()
-        self._readouts: dict[bool, ReadoutGraph] = {}
 
     def __repr__(self) -> str:
         c = self.config
@@ -362,14 +361,15 @@ class OnnxRunner:
     def _top_k(self) -> TopK:
         return TopK(providers(self.device))
 
-    def _readout(self, few: bool) -> ReadoutGraph:
-        """The graph for many vectors, or for few at a time; made when it is first needed."""
-        if few not in self._readouts:
-            options, given = session_options(self.threads), providers(self.device)
-            self._readouts[few] = ReadoutGraph(
-                self.path, self.config, self.device, few, options, providers=given
-            )
-        return self._readouts[few]
+    @cached_property
+    def _readout(self) -> ReadoutGraph:
+        options, given = session_options(self.threads), providers(self.device)
+        return ReadoutGraph(self.path, self.config, self.device, options, providers=given)
+
+    @cached_property
+    def _unembedding(self) -> Unembedding:
+        options, given = session_options(self.threads), providers(self.device)
+        return Unembedding(self.path, self.config, options, providers=given)
 
     def readout(
         self,
@@ -380,22 +380,20 @@ class OnnxRunner:
         reference: Floats | None = None,
     ) -> Readout:
         """See `Runner.readout`; computed by onnxruntime from the file's own weights."""
-        graph = self._readout(few=resid.size <= FEW * self.config.n_embd)
         return tiled(
             resid,
             targets,
             reference,
             config=self.config,
             top_k=top_k,
-            open_tile=graph.tile,
-            vectors=graph.vectors,
-            width=graph.width,
+            read=self._readout.sums,
+            vectors=self._readout.vectors,
         )
 
     def unembed(self, resid: Floats) -> Floats:
         """See `Runner.unembed`."""
         check_width(resid, self.config.n_embd)
-        logits = self._readout(few=True).logits(resid.reshape(-1, resid.shape[-1]))
+        logits = self._unembedding.logits(resid.reshape(-1, resid.shape[-1]))
         return logits.reshape(*resid.shape[:-1], self.config.vocab_size)
 
     def weight(self, name: str) -> Floats:

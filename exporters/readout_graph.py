@@ -1,7 +1,12 @@
-"""ln_f, unembedding and the sums of a readout: two small graphs over an exported file's weights."""
+"""ln_f, unembedding and the sums of a readout: small graphs over an exported file's weights.
+
+onnxruntime computes every output of a graph, whatever is fetched (onnxruntime #16013), so each
+graph gives just what it is made for.
+"""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,82 +20,114 @@ from onnx import TensorProto, parser
 from exporters import mapped
 from exporters.weights import values
 from gpt2kit.config import GPT2Config
-from gpt2kit.readout import Floats, Ints, Piece
+from gpt2kit.readout import Floats, Ints, Sums
 
-# From residual vectors to what their logits are made of. EPSILON and LOGITS are filled in.
-_OPEN = """
+VECTORS, WIDTH = 208, 2048  # on a CPU, that meet at a time: their logits stay within its caches
+WHOLE_VECTORS = 320
+
+# Vectors (row, group) meet the vocabulary in pieces {i}. Logits x are taken relative to that of the
+# first target, so that what is larger than it is above 0, and sums are of numbers that are small.
+_SUMS = """
 <ir_version: 10, opset_import: ["" : 18, "com.microsoft" : 1]>
-open (float[rows, d_model] resid, int64[rows, n] targets)
-    => (DTYPE[rows, d_model] normed, OUTPUTS float[rows, n] chosen)
-<int64[1] last = {-1}>
+sums (float[vectors, d_model] resid, int64[vectors, n] targets, int64[1] k, int64[3] by_row)
+    => (float[vectors, n] chosen, float[vectors, top] top, int64[vectors, top] top_ids,
+        float[vectors, pieces] high, float[vectors, pieces] most,
+        float[row, group, group, pieces] across, float[vectors, pieces] above_first,
+        float[vectors, rest, pieces] above_rest, float[vectors, n, pieces] own)
+<int64[1] zero = {0}, int64[1] one = {1}, int64[1] two = {2}, int64[1] last = {-1},
+ int64[1] end = {9223372036854775807}>
 {
     narrow_resid = CastLike (resid, gain)
     normed = LayerNormalization <axis = -1, epsilon = EPSILON> (narrow_resid, gain, bias)
     CHOSEN
+    first = Slice (chosen, zero, one, last)
+    rest = Slice (chosen, one, end, last)
+    base = Neg (first)
+    behind = Sub (rest, first)
+    thresholds = Unsqueeze (behind, one)
+    PIECES
+    JOIN
+    top, at = TopK <axis = -1> (tops, k)
+    top_ids = GatherElements <axis = -1> (ids, at)
 }
+"""
+_LOGITS = """
+<ir_version: 10, opset_import: ["" : 18, "com.microsoft" : 1]>
+unembed (float[vectors, d_model] resid) => (float[vectors, vocab] logits)
+{
+    narrow_resid = CastLike (resid, gain)
+    normed = LayerNormalization <axis = -1, epsilon = EPSILON> (narrow_resid, gain, bias)
+    PRODUCT
+    logits = Cast <to = 1> (narrow)
+}
+"""
+_CHOSEN_ALONE = """
+    columns = Gather (unembedding, targets)
+    row = Unsqueeze (normed, last)
+    products = MatMul (columns, row)
+    chosen = Squeeze (products, last)
+"""
+_CHOSEN_OF_ALL = """
+    PRODUCT
+    whole = Cast <to = 1> (narrow)
+    chosen = GatherElements <axis = -1> (whole, targets)
 """
 _PLAIN = "narrow = Gemm <transB = 1> (normed, unembedding)"
 _QUANTISED = """
     scales = Cast <to = 1> (narrow_scales)
     narrow = com.microsoft.MatMulNBits <ATTRIBUTES> (normed, packed, scales ZEROS)
 """
-_CHOSEN_OF_ALL = """
-    LOGITS
-    logits = Cast <to = 1> (narrow)
-    chosen = GatherElements <axis = -1> (logits, targets)
+_PIECE = """
+    x_{i} = PRODUCT
+    k_{i} = Min (k, size_{i})
+    tops_{i}, places_{i} = TopK <axis = -1> (x_{i}, k_{i})
+    ids_{i} = Add (places_{i}, start_{i})
+    high_{i} = Slice (tops_{i}, zero, one, last)
+    best_{i} = Slice (places_{i}, zero, one, last)
+    p_{i} = Softmax <axis = -1> (x_{i})
+    most_{i} = GatherElements <axis = -1> (p_{i}, best_{i})
+    x_by_row_{i} = Reshape (x_{i}, by_row)
+    p_by_row_{i} = Reshape (p_{i}, by_row)
+    means_{i} = com.microsoft.FusedMatMul <transB = 1> (p_by_row_{i}, x_by_row_{i})
+    across_{i} = Unsqueeze (means_{i}, last)
+    larger_{i} = HardSigmoid <alpha = 1e30, beta = 0.0> (x_{i})
+    above_first_{i} = ReduceSum (larger_{i}, last)
+    every_{i} = Unsqueeze (x_{i}, two)
+    over_{i} = Sub (every_{i}, thresholds)
+    larger_rest_{i} = HardSigmoid <alpha = 1e30, beta = 0.0> (over_{i})
+    sums_{i} = ReduceSum <keepdims = 0> (larger_rest_{i}, one)
+    above_rest_{i} = Unsqueeze (sums_{i}, last)
+    shifted_{i} = Sub (targets, start_{i})
+    within_{i} = Clip (shifted_{i}, first_{i}, last_{i})
+    itself_{i} = GatherElements <axis = -1> (x_{i}, within_{i})
+    own_{i} = Unsqueeze (itself_{i}, last)
 """
-_CHOSEN_ALONE = """
-    columns = Gather (unembedding, targets)
-    row = Unsqueeze (normed, last)
-    products = MatMul (columns, row)
-    narrow_chosen = Squeeze (products, last)
-    chosen = Cast <to = 1> (narrow_chosen)
-"""
-# The sums of `gpt2kit.readout.Piece`, from logits or from what they are the product of.
-_MEET = """
-<ir_version: 10, opset_import: ["" : 18]>
-meet (INPUTS, int64[3] shape, int64[1] k, float[group, row] floor, float[group, row, n] chosen,
-      int64[group, row, n] places)
-    => (float[group, row] high, float[group, row] z, float[group, row] zx, float[group, row] rx,
-        float[some, top] top, int64[some, top] top_ids, float[group, row, n] above,
-        float[group, row, n] itself)
-<int64[1] start = {0}, int64[1] last = {-1}, int64[1] end = {9223372036854775807},
- int64[1] third = {2}>
-{
-    PRODUCT
-    logits = Reshape (flat, shape)
-    highest = ReduceMax <keepdims = 1> (logits, last)
-    high = Squeeze (highest, last)
-    better = Greater (high, floor)
-    flat_better = Reshape (better, last)
-    better_rows = Compress <axis = 0> (flat, flat_better)
-    top, top_ids = TopK <axis = -1, sorted = 0> (better_rows, k)
-    x = Sub (logits, highest)
-    weights = Exp (x)
-    z = ReduceSum <keepdims = 0> (weights, last)
-    weighted = Mul (weights, x)
-    zx = ReduceSum <keepdims = 0> (weighted, last)
-    reference = Slice (weights, last, end, start)
-    expected = Mul (reference, x)
-    rx = ReduceSum <keepdims = 0> (expected, last)
-    every = Unsqueeze (logits, third)
-    one = Unsqueeze (chosen, last)
-    larger = Greater (every, one)
-    ones = Cast <to = 1> (larger)
-    above = ReduceSum <keepdims = 0> (ones, last)
-    itself = GatherElements <axis = -1> (logits, places)
-}
-"""
-_PRODUCT = "narrow = Gemm <transB = 1> (normed, piece) flat = Cast <to = 1> (narrow)"
-_SUMS = ["high", "z", "zx", "top", "top_ids", "above", "itself"]
+_JOINED = ("tops", "ids", "high", "most", "across", "above_first", "above_rest", "own")
+_CUT = "Gemm <transB = 1> (normed, piece_{i}, base)"
+_WHOLE = "Add (whole, base)"
+
+
+class Unembedding:
+    """From a few vectors to all their logits: the session behind `OnnxRunner.unembed`."""
+
+    def __init__(
+        self, path: Path, config: GPT2Config, options: ort.SessionOptions, **given: Any
+    ) -> None:
+        weights, product = _weights(path)
+        text = _LOGITS.replace("PRODUCT", product)
+        self._session = _Session(text, config, weights, {}, options, given)
+
+    def logits(self, resid: Floats) -> Floats:
+        """(vectors, d_model) -> (vectors, vocab)."""
+        return self._session.run({"resid": resid})["logits"]
 
 
 class ReadoutGraph:
-    """The sessions behind `OnnxRunner.readout`.
+    """The session behind `OnnxRunner.readout`.
 
-    vectors, width: how many vectors meet how many tokens at a time. On a CPU the logits stay within
-    its caches; quantised weights cannot be cut in pieces, and a GPU need not. For few vectors,
-    again and again, the unembedding is kept packed for its kernel, whole, which costs a copy.
+    vectors: how many meet the vocabulary together. On a CPU the unembedding is kept in pieces, each
+    packed for its kernel, so that the logits of a piece stay within the caches; quantised weights,
+    and a GPU's, are whole.
     """
 
     def __init__(
@@ -98,120 +135,106 @@ class ReadoutGraph:
         path: Path,
         config: GPT2Config,
         device: str,
-        few: bool,
         options: ort.SessionOptions,
         **given: Any,
     ) -> None:
         weights, product = _weights(path)
-        self.device = device
-        whole = few or device != "cpu" or "packed" in weights
-        self.pieces = None if whole else weights["unembedding"]
-        self.vectors, self.width = (320, config.vocab_size) if whole else (1024, 512)
-        dtype = weights["gain"].dtype.name.replace("float32", "float")
-        text = _OPEN.replace("EPSILON", f"{config.layer_norm_epsilon:.12f}").replace("DTYPE", dtype)
-        text = text.replace("OUTPUTS", "float[rows, vocab] logits," if whole else "")
-        text = text.replace("CHOSEN", _CHOSEN_OF_ALL if whole else _CHOSEN_ALONE)
-        model = parser.parse_model(text.replace("LOGITS", product))
-        for name, array in weights.items():
-            model.graph.initializer.append(_stub(name, array))
-        # The session reads the arrays where they lie; they must live as long as it does.
-        self._values = [_ort_value(x) for x in weights.values()]
-        text = _MEET.replace("PRODUCT", "" if whole else _PRODUCT)
-        inputs = f"{dtype}[rows, d_model] normed, {dtype}[tokens, d_model] piece"
-        text = text.replace("INPUTS", "float[rows, tokens] flat" if whole else inputs)
-        self._meet = ort.InferenceSession(
-            parser.parse_model(text).SerializeToString(), options, **given
+        whole = device != "cpu" or "unembedding" not in weights
+        whole = whole or weights["gain"].dtype != np.float32
+        size = config.vocab_size
+        self.vectors, self.width = (WHOLE_VECTORS, size) if whole else (VECTORS, WIDTH)
+        starts = range(0, size, self.width)
+        if not whole:
+            table = weights["unembedding"]
+            weights |= {f"piece_{i}": table[s : s + self.width] for i, s in enumerate(starts)}
+        numbers: dict[str, Any] = {}
+        for i, start in enumerate(starts):
+            count = min(self.width, size - start)
+            numbers |= {f"start_{i}": [start], f"size_{i}": [count]}
+            numbers |= {f"first_{i}": 0, f"last_{i}": count - 1}
+        text = _text(len(starts), whole, product)
+        self._session = _Session(text, config, weights, numbers, options, given)
+
+    def sums(self, resid: Floats, targets: Ints, refers: bool, top_k: int) -> Sums:
+        """See `gpt2kit.readout.Read`."""
+        rows, n = resid.shape[:2], targets.shape[-1]
+        count = rows[0] * rows[1]
+        # Some logit must be the one that others are relative to.
+        flat = targets.reshape(count, n) if n else np.zeros((count, 1), np.int64)
+        # Without a reference, vectors are grouped at will: small products are slow one by one.
+        group = rows[1] if refers else math.gcd(count, 16)
+        feeds = {
+            "resid": resid.reshape(count, -1),
+            "targets": flat,
+            "k": np.array([top_k]),
+            "by_row": np.array([count // group, group, -1]),
+        }
+        got = self._session.run(feeds)
+        base = got["chosen"][:, 0]
+        across = np.moveaxis(got["across"], -1, 0)  # (piece, row, group, group)
+        pieces = len(across)
+        return Sums(
+            base=np.broadcast_to(base.reshape(rows), (pieces, *rows)),
+            log_z=(got["high"] - np.log(got["most"])).T.reshape(pieces, *rows),
+            mean=across.diagonal(axis1=2, axis2=3).reshape(pieces, *rows),
+            reference_mean=across[:, :, -1] if refers else None,
+            top=(got["top"] + base[:, None]).reshape(*rows, top_k),
+            top_ids=got["top_ids"].reshape(*rows, top_k),
+            chosen=got["chosen"][:, :n].reshape(*rows, n),
+            above=self._above(got, flat)[:, :n].reshape(*rows, n),
         )
+
+    def _above(self, got: dict[str, NDArray[Any]], targets: Ints) -> Ints:
+        """(vectors, n) how many logits are larger than each target's; never its own, however its
+        two products were rounded."""
+        above = np.concatenate([got["above_first"][:, None], got["above_rest"]], axis=1).sum(-1)
+        own = np.take_along_axis(got["own"], targets[:, :, None] // self.width, -1)[:, :, 0]
+        itself = own > got["chosen"] - got["chosen"][:, :1]
+        counted: Ints = above.astype(np.int64) - itself
+        return counted
+
+
+class _Session:
+    """A small graph over weights that are handed to it where they lie."""
+
+    def __init__(
+        self,
+        text: str,
+        config: GPT2Config,
+        weights: dict[str, NDArray[Any]],
+        numbers: dict[str, Any],
+        options: ort.SessionOptions,
+        given: dict[str, Any],
+    ) -> None:
+        model = parser.parse_model(text.replace("EPSILON", f"{config.layer_norm_epsilon:.12f}"))
+        used = {name for node in model.graph.node for name in node.input}
+        weights = {name: array for name, array in weights.items() if name in used}
+        model.graph.initializer.extend(_stub(name, array) for name, array in weights.items())
+        for name, number in numbers.items():
+            small = onnx.numpy_helper.from_array(np.array(number, np.int64), name)
+            model.graph.initializer.append(small)
+        self._values = [_ort_value(x) for x in weights.values()]  # must live as long as the session
         options.add_external_initializers(list(weights), self._values)
-        self._open = ort.InferenceSession(model.SerializeToString(), options, **given)
-        self._quick = ort.RunOptions()
-        self._quick.only_execute_path_to_fetches = True
+        self._session = ort.InferenceSession(model.SerializeToString(), options, **given)
+        self._outputs = [output.name for output in model.graph.output]
 
-    def tile(self, resid: Floats, targets: Ints, refers: bool) -> OnnxTile:
-        """Residual vectors (group, row, d_model), targets (group, row, n); see `OpenTile`."""
-        return OnnxTile(self, resid, targets, refers)
-
-    def open(self, resid: Floats, targets: Ints) -> tuple[str, ort.OrtValue, Floats]:
-        """What `meet` reads, its name first, and the targets' logits (rows, n)."""
-        name = "logits" if self.pieces is None else "normed"
-        feeds = {"resid": resid.astype(np.float32, copy=False), "targets": targets}
-        binding = self._open.io_binding()
-        for key, array in feeds.items():
-            binding.bind_cpu_input(key, np.ascontiguousarray(array))
-        binding.bind_output(name, self.device)
-        binding.bind_output("chosen", "cpu")
-        self._open.run_with_iobinding(binding, self._quick)
-        value, chosen = binding.get_outputs()
-        return ("flat" if self.pieces is None else name), value, chosen.numpy()
-
-    def logits(self, resid: Floats) -> Floats:
-        """(rows, d_model) -> (rows, vocab), where the unembedding is whole."""
-        feeds = {
-            "resid": resid.astype(np.float32, copy=False),
-            "targets": np.zeros((len(resid), 1), np.int64),  # an input, though not read for this
-        }
-        logits: Floats = self._open.run(["logits"], feeds, self._quick)[0]
-        return logits
-
-    def meet(
-        self, values: dict[str, ort.OrtValue], feeds: dict[str, NDArray[Any]], names: list[str]
-    ) -> dict[str, NDArray[Any]]:
-        """These outputs, and no more computed than they need."""
-        binding = self._meet.io_binding()
-        for name, value in values.items():
-            binding.bind_ortvalue_input(name, value)
-        for name, array in feeds.items():
-            binding.bind_cpu_input(name, np.ascontiguousarray(array))
-        for name in names:
-            binding.bind_output(name, "cpu")
-        self._meet.run_with_iobinding(binding, self._quick)
-        outputs = [value.numpy() for value in binding.get_outputs()]
-        return dict(zip(names, outputs, strict=True))
+    def run(self, feeds: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Every output by its name."""
+        feeds = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
+        feeds["resid"] = feeds["resid"].astype(np.float32, copy=False)
+        return dict(zip(self._outputs, self._session.run(None, feeds), strict=True))
 
 
-class OnnxTile:
-    """See `gpt2kit.readout.Tile`."""
-
-    def __init__(self, graph: ReadoutGraph, resid: Floats, targets: Ints, refers: bool) -> None:
-        self.names = [*_SUMS, *(["rx"] if refers else [])]
-        self.graph, self.rows, self.count = graph, resid.shape[:2], targets.shape[-1]
-        if not self.count:  # onnxruntime sums nothing wrongly: ask of one and leave it out
-            targets = np.zeros((*self.rows, 1), np.int64)
-        self.targets = targets
-        flat = resid.reshape(-1, resid.shape[-1])
-        name, value, chosen = graph.open(flat, targets.reshape(len(flat), -1))
-        self.value, self._chosen = {name: value}, chosen.reshape(targets.shape)
-        self.chosen = self._chosen[..., : self.count]
-
-    def meet(self, start: int, stop: int, top: Floats) -> Piece:
-        """Read the logits of tokens start to stop."""
-        places = self.targets - start
-        inside = (places >= 0) & (places < stop - start)
-        values = self.value
-        if self.graph.pieces is not None:
-            values = values | {"piece": _ort_value(self.graph.pieces[start:stop])}
-        feeds = {
-            "shape": np.array([*self.rows, stop - start]),
-            "k": np.array([min(top.shape[-1], stop - start)]),
-            "floor": top[..., -1].astype(np.float32),
-            "chosen": self._chosen,
-            "places": np.where(inside, places, 0),
-        }
-        found = self.graph.meet(values, feeds, self.names)
-        # A target is not counted above itself, however its two products were rounded.
-        over = inside & (found.pop("itself") > self._chosen)
-        found["above"] = (found["above"].astype(np.int64) - over)[..., : self.count]
-        better = found["high"] > feeds["floor"]
-        found["top"] = _spread(found["top"], better, -np.inf)
-        found["top_ids"] = _spread(found["top_ids"] + start, better, 0)
-        return Piece(**found)
-
-
-def _spread(rows: NDArray[Any], where: NDArray[np.bool_], rest: float) -> NDArray[Any]:
-    """Rows (some, …) in their places (group, row, …)."""
-    out = np.full((*where.shape, rows.shape[-1]), rest, rows.dtype)
-    out[where] = rows
-    return out
+def _text(pieces: int, whole: bool, product: str) -> str:
+    """The graph of the sums."""
+    piece = _PIECE.replace("PRODUCT", _WHOLE if whole else _CUT)
+    join = [
+        f"{name} = Concat <axis = -1> ({', '.join(f'{name}_{i}' for i in range(pieces))})"
+        for name in _JOINED
+    ]
+    chosen = _CHOSEN_OF_ALL.replace("PRODUCT", product) if whole else _CHOSEN_ALONE
+    text = _SUMS.replace("CHOSEN", chosen).replace("JOIN", "\n    ".join(join))
+    return text.replace("PIECES", "".join(piece.replace("{i}", str(i)) for i in range(pieces)))
 
 
 def _weights(path: Path) -> tuple[dict[str, NDArray[Any]], str]:

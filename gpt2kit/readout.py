@@ -1,16 +1,16 @@
 """Readout: next-token statistics of residual vectors, worked out in tiles.
 
-An engine multiplies a few vectors with a piece of the unembedding and sums up what it sees; the
-walk over vectors and vocabulary, and the joining of the sums, are the same for every engine.
-Softmax over a stream: Milakov and Gimelshein 2018, "Online normalizer calculation for softmax",
-arXiv 1805.02867; entropy and KL divergence go the same way.
+An engine multiplies a few vectors with the unembedding, piece by piece, and sums up what it sees;
+the walk over vectors and the joining of the pieces are the same for every engine. Softmax in
+pieces: Milakov and Gimelshein 2018, "Online normalizer calculation for softmax", arXiv 1805.02867;
+entropy and KL divergence go the same way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,7 +20,6 @@ from gpt2kit.errors import InputError
 
 Floats = NDArray[np.floating]
 Ints = NDArray[np.int64]
-FEW = 32  # vectors whose logits may be held whole: a lens of one position, as in generation
 
 
 @dataclass(frozen=True)
@@ -45,44 +44,33 @@ class Readout:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """What a tile of vectors has to say of one piece of the vocabulary; all (group, row, …).
+class Sums:
+    """What an engine has to say of a tile of vectors, piece by piece of the vocabulary.
 
-    With x the logits, h the largest of them in the piece, and r, h_r those of the last group:
-    high: h. z: sum e^(x-h). zx: sum e^(x-h) (x-h). rx: sum e^(r-h_r) (x-h), if the last group is a
-    reference.
-    top, top_ids: the largest logits, in any order, -inf where there are fewer.
-    above: (group, row, targets) how many logits are larger than the target's.
+    Vectors are (row, group); x are a vector's logits in a piece, p their softmax within it.
+    base:  (piece, row, group) subtracted from all x beforehand, to keep what is summed small.
+    log_z: (piece, row, group) log sum exp(x - base).
+    mean:  (piece, row, group) sum p (x - base).
+    reference_mean: (piece, row, group) the same with p of the row's last group, if that is a
+           reference; else None.
+    top, top_ids: (row, group, top_k) the largest logits of all pieces, in any order.
+    chosen: (row, group, targets) the targets' logits.
+    above: (row, group, targets) how many logits are larger than the target's.
     """
 
-    high: Floats
-    z: Floats
-    zx: Floats
+    base: Floats
+    log_z: Floats
+    mean: Floats
+    reference_mean: Floats | None
     top: Floats
     top_ids: Ints
-    above: Ints
-    rx: Floats | None = None
-
-
-class Tile(Protocol):
-    """Residual vectors (group, row, d_model) in an engine.
-
-    chosen: (group, row, targets) the targets' logits.
-    """
-
     chosen: Floats
-
-    def meet(self, start: int, stop: int, top: Floats) -> Piece:
-        """Read these tokens' logits.
-
-        top: (group, row, top_k) the largest so far; what does not exceed the last of a row's need
-        not be told.
-        """
-        ...
+    above: Ints
 
 
-# (group, row, d_model), targets (group, row, n), whether the last group is a reference
-OpenTile = Callable[[Floats, Ints, bool], Tile]
+# Vectors (row, group, d_model), targets (row, group, n), whether the last group is a reference, and
+# top_k -> Sums
+Read = Callable[[Floats, Ints, bool, int], Sums]
 
 
 def tiled(
@@ -92,13 +80,12 @@ def tiled(
     *,
     config: GPT2Config,
     top_k: int,
-    open_tile: OpenTile,
+    read: Read,
     vectors: int,
-    width: int,
 ) -> Readout:
     """Readout of resid (…, d_model); the first arguments are those of `Runner.readout`.
 
-    vectors, width: how many vectors meet how many tokens at a time.
+    vectors: how many meet the vocabulary at a time.
     """
     if not 1 <= top_k <= config.vocab_size:
         raise InputError(f"top_k = {top_k} must be from 1 to the vocabulary's {config.vocab_size}")
@@ -116,14 +103,14 @@ def tiled(
         if reference is not None and apart:
             x = np.concatenate([x, reference[None, start : start + step]])
             ids = np.concatenate([ids, ids[-1:]])
-        tile = open_tile(x, ids, refers)
-        found.append(_stream(tile, x.shape[:2], config.vocab_size, width, top_k))
+        sums = read(x.swapaxes(0, 1), ids.swapaxes(0, 1), refers, top_k)
+        found.append(_join(sums))
     left_out = set() if refers else {"kl"}
     if targets is None:
         left_out |= {"target_logprobs", "target_ranks"}
     merged = {}
     for name in found[0].keys() - left_out:
-        whole = np.concatenate([read[name] for read in found], axis=1)[:count]
+        whole = np.concatenate([part[name] for part in found])[:, :count].swapaxes(0, 1)
         merged[name] = whole.reshape((*shape, *whole.shape[2:]))
     return Readout(**merged)
 
@@ -164,46 +151,29 @@ def _targets(
     return wanted.reshape(*rows, given.shape[-1])
 
 
-def _stream(
-    tile: Tile, rows: tuple[int, ...], vocab: int, width: int, top_k: int
-) -> dict[str, NDArray[Any]]:
-    """Let a tile meet the whole vocabulary, and join what it says of the pieces: Readout's fields,
-    (group, row, …), KL against the last group."""
-    top, top_ids = np.full((*rows, top_k), -np.inf), np.zeros((*rows, top_k), np.int64)
-    ranks = np.zeros(tile.chosen.shape, np.int64)
-    starts = range(0, vocab, width)
-    # Made beforehand: small results kept between large ones would tear the heap into holes.
-    high, z_of, zx_of, rx_of = np.empty((4, len(starts), *rows))
-    for i, start in enumerate(starts):
-        piece = tile.meet(start, min(start + width, vocab), top)
-        high[i], z_of[i], zx_of[i] = piece.high, piece.z, piece.zx
-        rx_of[i] = 0 if piece.rx is None else piece.rx
-        ranks += piece.above
-        _keep_top(top, top_ids, piece)
-        del piece
-    most = high.max(0)
-    below, share = high - most, np.exp(high - most)
-    z = (share * z_of).sum(0)
-    log = np.log(z)
-    log_z = log + most
-    entropy = log - (share * (zx_of + z_of * below)).sum(0) / z
-    expected = (share[:, -1:] * (rx_of + z_of[:, -1:] * below)).sum(0) / z[-1]
+def _join(sums: Sums) -> dict[str, NDArray[Any]]:
+    """What a tile's pieces say together: Readout's fields, (row, group, …), KL against the last
+    group; worked out in float64."""
+    base = sums.base.astype(np.float64)
+    log_z_of = base + sums.log_z
+    most = log_z_of.max(0)
+    log_z = most + np.log(np.exp(log_z_of - most).sum(0))
+    share = np.exp(log_z_of - log_z)  # of each piece in the whole
+    entropy = log_z - (share * (base + sums.mean)).sum(0)
+    kl = np.zeros_like(log_z)
+    if sums.reference_mean is not None:
+        # KL(r || p) = log Z - E_r[x] - H(r), all of E_r from the same sums
+        expected = (share[:, :, -1:] * (base + sums.reference_mean)).sum(0)
+        kl = log_z - expected
+        kl = kl - kl[:, -1:]
+    order = np.argsort(-sums.top, axis=-1, kind="stable")
+    top, top_ids = (np.take_along_axis(x, order, -1) for x in (sums.top, sums.top_ids))
     out = {
         "log_z": log_z,
         "entropy": entropy,
-        "kl": log - expected - entropy[-1],  # KL(r || p) = log Z - E_r[x] - H(r)
+        "kl": kl,
         "top_logprobs": top - log_z[..., None],
-        "target_logprobs": tile.chosen - log_z[..., None],
+        "target_logprobs": sums.chosen - log_z[..., None],
     }
-    narrow = {name: x.astype(tile.chosen.dtype) for name, x in out.items()}
-    return {"top_ids": top_ids, "target_ranks": ranks, **narrow}
-
-
-def _keep_top(top: Floats, top_ids: Ints, piece: Piece) -> None:
-    """Merge the largest logits of a piece into those so far, largest first."""
-    better = piece.high > top[..., -1]
-    values = np.concatenate([top[better], piece.top[better]], -1)
-    ids = np.concatenate([top_ids[better], piece.top_ids[better]], -1)
-    order = np.argsort(-values, axis=-1, kind="stable")[:, : top.shape[-1]]
-    top[better] = np.take_along_axis(values, order, -1)
-    top_ids[better] = np.take_along_axis(ids, order, -1)
+    narrow = {name: x.astype(sums.chosen.dtype) for name, x in out.items()}
+    return {"top_ids": top_ids, "target_ranks": sums.above, **narrow}

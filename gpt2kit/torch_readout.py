@@ -1,4 +1,4 @@
-"""What the torch engine has to say of the vocabulary's pieces; `gpt2kit.readout` joins it."""
+"""The torch engine's sums over the vocabulary; `gpt2kit.readout` joins them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from torch import Tensor
 
 from gpt2kit.linear import linear
 from gpt2kit.model import GPT2, at_least_float32
-from gpt2kit.readout import FEW, Floats, Ints, Piece
+from gpt2kit.readout import Floats, Ints, Sums
 from gpt2kit.sampling import largest
 
-VECTORS = 1024  # that meet the vocabulary together
+VECTORS = 512  # that meet the vocabulary together
+FEW = 32  # whose logits may be held whole: a lens of one position, as in generation
 
 
 def width(vectors: int, device: torch.device) -> int:
@@ -41,50 +42,69 @@ def largest_logits(model: GPT2, x: Tensor, k: int) -> tuple[Floats, Ints]:
     return top.cpu().numpy(), top_ids.cpu().numpy()
 
 
-class TorchTile:
-    """See `gpt2kit.readout.Tile`; resid (group, row, d_model), targets (group, row, n)."""
+def sums(model: GPT2, resid: Tensor, targets: Tensor, refers: bool, top_k: int) -> Sums:
+    """See `gpt2kit.readout.Read`; resid (row, group, d_model), targets (row, group, n)."""
+    x = model.ln_f(resid)
+    wide, size = at_least_float32(x), len(model.unembedding)
+    chosen = wide.new_empty(targets.shape)
+    for n, ids in enumerate(targets.unbind(-1)):
+        chosen[..., n] = (at_least_float32(model.unembedding[ids]) * wide).sum(-1)
+    top = np.full((*x.shape[:2], top_k), -np.inf, chosen.cpu().numpy().dtype)
+    top_ids, above = np.zeros(top.shape, np.int64), np.zeros(targets.shape, np.int64)
+    step = width(x.shape[0] * x.shape[1], x.device)
+    starts = range(0, size, step)
+    # Made beforehand: small results kept between large ones would tear the heap into holes.
+    base, z, mean, reference_mean = np.empty((4, len(starts), *x.shape[:2]), top.dtype)
+    for i, start in enumerate(starts):
+        piece = model.unembedding[start : start + step]
+        logits = at_least_float32(linear(x, piece.T))  # (row, group, token)
+        high = logits.amax(-1)
+        _keep_top(top, top_ids, logits, high, start)
+        other = torch.empty_like(logits)
+        above += _above(logits, chosen, targets - start, other)
+        logits -= high[..., None]
+        weights = torch.exp(logits, out=other)
+        total = weights.sum(-1)
+        if refers:  # one product holds every group's mean under every other's weights
+            means = torch.bmm(weights, logits.transpose(1, 2))
+            own = means.diagonal(dim1=1, dim2=2)
+            reference_mean[i] = (means[:, -1] / total[:, -1:]).cpu().numpy()
+        else:
+            own = (weights.mul_(logits)).sum(-1)
+        base[i], z[i] = high.cpu().numpy(), total.cpu().numpy()
+        mean[i] = (own / total).cpu().numpy()
+    return Sums(
+        base=base,
+        log_z=np.log(z),
+        mean=mean,
+        reference_mean=reference_mean if refers else None,
+        top=top,
+        top_ids=top_ids,
+        chosen=chosen.cpu().numpy(),
+        above=above,
+    )
 
-    def __init__(self, model: GPT2, resid: Tensor, targets: Tensor, refers: bool) -> None:
-        self.unembedding, self.targets, self.refers = model.unembedding, targets, refers
-        self.x = model.ln_f(resid)
-        self._chosen = at_least_float32(self.x).new_empty(targets.shape)
-        for group, (x, ids) in enumerate(zip(self.x, targets, strict=True)):
-            columns = at_least_float32(self.unembedding[ids])  # (row, n, d_model)
-            self._chosen[group] = (columns @ at_least_float32(x)[:, :, None])[:, :, 0]
-        self.chosen: Floats = self._chosen.cpu().numpy()
 
-    def meet(self, start: int, stop: int, top: Floats) -> Piece:
-        """Read the logits of tokens start to stop."""
-        x = at_least_float32(linear(self.x, self.unembedding[start:stop].T))  # (group, row, token)
-        high = x.amax(-1)
-        found = self._top(x, high, torch.from_numpy(top).to(high))
-        found["top_ids"] += start
-        found["above"] = self._above(x, self.targets - start)
-        x -= high[..., None]
-        weights, product = x.exp(), torch.empty_like(x)
-        if self.refers:
-            found["rx"] = torch.mul(x, weights[-1], out=product).sum(-1)
-        found["zx"] = torch.mul(x, weights, out=product).sum(-1)
-        found |= {"high": high, "z": weights.sum(-1)}
-        return Piece(**{name: value.cpu().numpy() for name, value in found.items()})
+def _keep_top(top: Floats, top_ids: Ints, logits: Tensor, high: Tensor, start: int) -> None:
+    """Merge the largest logits (row, group, token) into those so far; few vectors have any."""
+    better = high.cpu().numpy() > top.min(-1)
+    found = logits[torch.from_numpy(better).to(logits.device)]
+    new = found.topk(min(top.shape[-1], logits.shape[-1]))
+    values = np.concatenate([top[better], new.values.cpu().numpy()], -1)
+    ids = np.concatenate([top_ids[better], new.indices.cpu().numpy() + start], -1)
+    order = np.argsort(-values, axis=-1, kind="stable")[:, : top.shape[-1]]
+    top[better] = np.take_along_axis(values, order, -1)
+    top_ids[better] = np.take_along_axis(ids, order, -1)
 
-    @staticmethod
-    def _top(x: Tensor, high: Tensor, top: Tensor) -> dict[str, Tensor]:
-        """The largest logits of the rows that have any to tell."""
-        k = min(top.shape[-1], x.shape[-1])
-        values = high.new_full((*high.shape, k), -torch.inf)
-        ids = torch.zeros_like(values, dtype=torch.int64)
-        better = high > top[..., -1]
-        values[better], ids[better] = x[better].topk(k)
-        return {"top": values, "top_ids": ids}
 
-    def _above(self, x: Tensor, places: Tensor) -> Tensor:
-        """How many logits are larger than each target's; never its own, however it was rounded."""
-        last = x.shape[-1] - 1
-        itself = x.gather(-1, places.clamp(0, last)) > self._chosen
-        itself &= (places >= 0) & (places <= last)
-        larger = torch.empty_like(x)  # as numbers: a sum of bool copies it to int64 first
-        above = -itself.long()
-        for n, one in enumerate(self._chosen.unbind(-1)):
-            above[..., n] += torch.gt(x, one[..., None], out=larger).sum(-1).long()
-        return above
+def _above(logits: Tensor, chosen: Tensor, places: Tensor, other: Tensor) -> Ints:
+    """(row, group, n) how many logits are larger than each target's; never its own, however it was
+    rounded. other: memory for as many numbers (a sum of bool copies it to int64 first)."""
+    last = logits.shape[-1] - 1
+    itself = logits.gather(-1, places.clamp(0, last)) > chosen
+    itself &= (places >= 0) & (places <= last)
+    above = -itself.long()
+    for n, one in enumerate(chosen.unbind(-1)):
+        above[..., n] += torch.gt(logits, one[..., None], out=other).sum(-1).long()
+    counted: Ints = above.cpu().numpy()
+    return counted

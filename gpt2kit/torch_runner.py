@@ -16,11 +16,11 @@ from gpt2kit import checkpoint
 from gpt2kit.edits import Affine, Chunk, Edit, affine, listed
 from gpt2kit.errors import EditError, InputError
 from gpt2kit.model import GPT2, Cache, Hooks, at_least_float32
-from gpt2kit.readout import Floats, Ints, Readout, check_width, tiled
+from gpt2kit.readout import Floats, Ints, Readout, Sums, check_width, tiled
 from gpt2kit.runner import Batch, Ids, KVCache, Run, Source, cache_length, prepare
 from gpt2kit.taps import TapDict, resolve_one, tap_axes
 from gpt2kit.tokenizer import Tokenizer
-from gpt2kit.torch_readout import VECTORS, TorchTile, largest_logits, width
+from gpt2kit.torch_readout import VECTORS, largest_logits, sums
 from gpt2kit.weights import weight_shape
 
 DTYPES = {
@@ -234,9 +234,8 @@ class TorchRunner:
             reference,
             config=self.config,
             top_k=top_k,
-            open_tile=self._tile,
+            read=self._sums,
             vectors=VECTORS,
-            width=width(resid.size // self.config.n_embd, self.device),
         )
 
     @torch.inference_mode()
@@ -256,9 +255,9 @@ class TorchRunner:
         array.flags.writeable = False
         return array
 
-    def _tile(self, resid: Floats, targets: Ints, refers: bool) -> TorchTile:
+    def _sums(self, resid: Floats, targets: Ints, refers: bool, top_k: int) -> Sums:
         x = self._tensor(resid).to(self._dtype)
-        return TorchTile(self.model, x, self._tensor(targets), refers)
+        return sums(self.model, x, self._tensor(targets), refers, top_k)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(self.device)

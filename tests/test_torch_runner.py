@@ -1,6 +1,6 @@
 """Caches, ragged batches, readout, and what a run refuses; on every engine."""
 
-import functools
+import copy
 
 import numpy as np
 import pytest
@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_edits import in_chunks, same_taps
 
-import exporters.onnx_runner
+import exporters.readout_graph
+import gpt2kit.torch_readout
 import gpt2kit.torch_runner
-from gpt2kit import TorchRunner, readout
+from gpt2kit import TorchRunner
 from gpt2kit.errors import InputError, TapError
 from gpt2kit.taps import axes_of, tap_axes
 
@@ -339,20 +340,24 @@ def test_readout_stays_within_its_bounds(runner, stream):
     close(np.exp(out.target_logprobs).sum(-1), np.ones(out.entropy.shape))
 
 
-def _with(function, other, *args, **options):
-    return function(*args, **options | other)
-
-
-def test_readout_does_not_depend_on_the_tile(runner, stream, monkeypatch):
-    options = {"top_k": 3, "targets": random_ids(2, 7, 2), "reference": stream[-1]}
+@pytest.mark.parametrize(("vectors", "width"), [(1, 7), (16, 40)])
+def test_readout_does_not_depend_on_the_tile(runner, stream, monkeypatch, vectors, width):
+    options = {"top_k": 9, "targets": random_ids(2, 7, 2), "reference": stream[-1]}
     want = runner.readout(stream, **options)
-    for size in ({"vectors": 1, "width": 7}, {"vectors": 16, "width": 100}):
-        for module in (gpt2kit.torch_runner, exporters.onnx_runner):
-            small = functools.partial(_with, readout.tiled, size)
-            monkeypatch.setattr(module, "tiled", small)
-        got = runner.readout(stream, **options)
-        for name, value in vars(want).items():
-            close(getattr(got, name), value, 1e-5)
+    alone = runner.readout(stream)
+    monkeypatch.setattr(gpt2kit.torch_runner, "VECTORS", vectors)
+    monkeypatch.setattr(gpt2kit.torch_readout, "width", lambda vectors, device: width)
+    monkeypatch.setattr(exporters.readout_graph, "VECTORS", vectors)
+    monkeypatch.setattr(exporters.readout_graph, "WIDTH", width)
+    small = copy.copy(runner)
+    vars(small).pop("_readout", None)
+    for got, whole in ((small.readout(stream, **options), want), (small.readout(stream), alone)):
+        for name, value in vars(whole).items():
+            if value is None:
+                assert getattr(got, name) is None
+            else:
+                close(getattr(got, name), value, 1e-5)
+    close(small.unembed(stream[0, 0]), runner.unembed(stream[0, 0]), 1e-5)
 
 
 def test_readout_takes_any_number_of_axes_and_any_strides(runner, stream):
