@@ -96,7 +96,8 @@ def tiled(
     refers = reference is not None
     # It rides along as one more group, for its logits are needed too; often it is the last one.
     apart = reference is not None and not np.array_equal(reference, groups[-1])
-    step = max(1, vectors // (count + apart))
+    tiles = -(-rows // max(1, vectors // (count + apart)))
+    step = -(-rows // tiles)  # all of one size, but for the last
     found = []
     for start in range(0, rows, step):
         x, ids = groups[:, start : start + step], wanted[:, start : start + step]

@@ -11,7 +11,7 @@ from gpt2kit.model import GPT2, at_least_float32
 from gpt2kit.readout import Floats, Ints, Sums
 from gpt2kit.sampling import largest
 
-VECTORS = 512  # that meet the vocabulary together
+VECTORS = 1024  # that meet the vocabulary together
 FEW = 32  # whose logits may be held whole: a lens of one position, as in generation
 
 
@@ -42,62 +42,62 @@ def largest_logits(model: GPT2, x: Tensor, k: int) -> tuple[Floats, Ints]:
     return top.cpu().numpy(), top_ids.cpu().numpy()
 
 
-def sums(model: GPT2, resid: Tensor, targets: Tensor, refers: bool, top_k: int) -> Sums:
-    """See `gpt2kit.readout.Read`; resid (row, group, d_model), targets (row, group, n)."""
-    x = model.ln_f(resid)
-    wide, size = at_least_float32(x), len(model.unembedding)
+def sums(model: GPT2, x: Tensor, targets: Tensor, refers: bool, top_k: int) -> Sums:
+    """See `gpt2kit.readout.Read`; x what comes out of ln_f, (row, group, d_model), targets
+    (row, group, n)."""
+    wide, vectors = at_least_float32(x), x.shape[:2]
     chosen = wide.new_empty(targets.shape)
     for n, ids in enumerate(targets.unbind(-1)):
         chosen[..., n] = (at_least_float32(model.unembedding[ids]) * wide).sum(-1)
-    top = np.full((*x.shape[:2], top_k), -np.inf, chosen.cpu().numpy().dtype)
-    top_ids, above = np.zeros(top.shape, np.int64), np.zeros(targets.shape, np.int64)
-    step = width(x.shape[0] * x.shape[1], x.device)
+    top = wide.new_full((*vectors, top_k), -torch.inf)
+    top_ids, above = torch.zeros_like(top, dtype=torch.int64), torch.zeros_like(targets)
+    size, step = len(model.unembedding), width(vectors.numel(), x.device)
     starts = range(0, size, step)
     # Made beforehand: small results kept between large ones would tear the heap into holes.
-    base, z, mean, reference_mean = np.empty((4, len(starts), *x.shape[:2]), top.dtype)
+    base, z, mean, reference_mean = wide.new_empty((4, len(starts), *vectors))
     for i, start in enumerate(starts):
         piece = model.unembedding[start : start + step]
         logits = at_least_float32(linear(x, piece.T))  # (row, group, token)
-        high = logits.amax(-1)
+        high = torch.amax(logits, -1, out=base[i])
         _keep_top(top, top_ids, logits, high, start)
         other = torch.empty_like(logits)
         above += _above(logits, chosen, targets - start, other)
         logits -= high[..., None]
         weights = torch.exp(logits, out=other)
-        total = weights.sum(-1)
+        total = torch.sum(weights, -1, out=z[i])
         if refers:  # one product holds every group's mean under every other's weights
             means = torch.bmm(weights, logits.transpose(1, 2))
-            own = means.diagonal(dim1=1, dim2=2)
-            reference_mean[i] = (means[:, -1] / total[:, -1:]).cpu().numpy()
+            torch.div(means.diagonal(dim1=1, dim2=2), total, out=mean[i])
+            torch.div(means[:, -1], total[:, -1:], out=reference_mean[i])
         else:
-            own = (weights.mul_(logits)).sum(-1)
-        base[i], z[i] = high.cpu().numpy(), total.cpu().numpy()
-        mean[i] = (own / total).cpu().numpy()
+            torch.div(weights.mul_(logits).sum(-1), total, out=mean[i])
     return Sums(
-        base=base,
-        log_z=np.log(z),
-        mean=mean,
-        reference_mean=reference_mean if refers else None,
-        top=top,
-        top_ids=top_ids,
+        base=base.cpu().numpy(),
+        log_z=z.log_().cpu().numpy(),
+        mean=mean.cpu().numpy(),
+        reference_mean=reference_mean.cpu().numpy() if refers else None,
+        top=top.cpu().numpy(),
+        top_ids=top_ids.cpu().numpy(),
         chosen=chosen.cpu().numpy(),
-        above=above,
+        above=above.cpu().numpy(),
     )
 
 
-def _keep_top(top: Floats, top_ids: Ints, logits: Tensor, high: Tensor, start: int) -> None:
-    """Merge the largest logits (row, group, token) into those so far; few vectors have any."""
-    better = high.cpu().numpy() > top.min(-1)
-    found = logits[torch.from_numpy(better).to(logits.device)]
+def _keep_top(top: Tensor, top_ids: Tensor, logits: Tensor, high: Tensor, start: int) -> None:
+    """Merge the largest logits (row, group, token) into those so far, largest first: few vectors
+    have any that are larger."""
+    rows = (high > top[..., -1]).flatten().nonzero()[:, 0]
+    if not len(rows):
+        return
+    logits, top, top_ids = (part.flatten(0, 1) for part in (logits, top, top_ids))
+    found = logits if len(rows) == len(logits) else logits[rows]  # at first, all of them
     new = found.topk(min(top.shape[-1], logits.shape[-1]))
-    values = np.concatenate([top[better], new.values.cpu().numpy()], -1)
-    ids = np.concatenate([top_ids[better], new.indices.cpu().numpy() + start], -1)
-    order = np.argsort(-values, axis=-1, kind="stable")[:, : top.shape[-1]]
-    top[better] = np.take_along_axis(values, order, -1)
-    top_ids[better] = np.take_along_axis(ids, order, -1)
+    best = torch.cat([top[rows], new.values], -1).topk(top.shape[-1])
+    top_ids[rows] = torch.cat([top_ids[rows], new.indices + start], -1).gather(-1, best.indices)
+    top[rows] = best.values
 
 
-def _above(logits: Tensor, chosen: Tensor, places: Tensor, other: Tensor) -> Ints:
+def _above(logits: Tensor, chosen: Tensor, places: Tensor, other: Tensor) -> Tensor:
     """(row, group, n) how many logits are larger than each target's; never its own, however it was
     rounded. other: memory for as many numbers (a sum of bool copies it to int64 first)."""
     last = logits.shape[-1] - 1
@@ -106,5 +106,4 @@ def _above(logits: Tensor, chosen: Tensor, places: Tensor, other: Tensor) -> Int
     above = -itself.long()
     for n, one in enumerate(chosen.unbind(-1)):
         above[..., n] += torch.gt(logits, one[..., None], out=other).sum(-1).long()
-    counted: Ints = above.cpu().numpy()
-    return counted
+    return above

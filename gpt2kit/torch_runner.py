@@ -256,7 +256,7 @@ class TorchRunner:
         return array
 
     def _sums(self, resid: Floats, targets: Ints, refers: bool, top_k: int) -> Sums:
-        x = self._tensor(resid).to(self._dtype)
+        x = self.model.ln_f(self._tensor(resid).to(self._dtype))
         return sums(self.model, x, self._tensor(targets), refers, top_k)
 
     def _tensor(self, array: np.ndarray) -> Tensor:

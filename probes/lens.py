@@ -191,10 +191,11 @@ def logit_lens(
         rows = ["blocks.0.resid_pre", *rows]
     else:
         rows.append(f"blocks.{last}.resid_post")
-    run = runner.run(ids, taps=rows, top_k=2)
+    end = int(columns.argmax())  # what comes after that column has no part in any
+    run = runner.run(ids[: columns[end] + 1], taps=rows, last_only=True, top_k=2)
     resid = np.stack([run.taps[row][0, columns] for row in rows])  # (R, P, d_model)
     assert run.top_ids is not None
-    own = run.logits[0, columns], run.top_ids[0, columns]
+    own = run.logits[0, -1], run.top_ids[0, -1]
     del run  # its memory is used again below
     following = np.array([*ids[1:], -1])[columns]
     asked = np.concatenate(
@@ -205,7 +206,7 @@ def logit_lens(
         axis=1,
     )
     read = runner.readout(resid, top_k=top_k, targets=asked, reference=resid[-1])
-    _assert_last_row(read, *own, _TOLERANCE.get(runner.dtype, 1e-4))
+    _assert_last_row(read, end, *own, _TOLERANCE.get(runner.dtype, 1e-4))
     assert read.target_logprobs is not None
     assert read.target_ranks is not None
     assert read.kl is not None
@@ -236,16 +237,17 @@ def logit_lens(
     )
 
 
-def _assert_last_row(read: Readout, logits: Floats, ids: Ints, tolerance: float) -> None:
-    """The lens' last row must be the model's own prediction, whose two largest logits and their
-    tokens are given, (P, 2)."""
+def _assert_last_row(
+    read: Readout, column: int, logits: Floats, ids: Ints, tolerance: float
+) -> None:
+    """The lens' last row must be the model's own prediction, whose two largest logits at one column
+    and their tokens are given, (2,)."""
     allowed = tolerance * max(1.0, float(np.abs(logits).max()))
-    apart = np.abs(read.top_logprobs[-1, :, 0] + read.log_z[-1] - logits[:, 0])
-    clear = logits[:, 0] - logits[:, 1] > 2 * allowed
-    apart[clear & (read.top_ids[-1, :, 0] != ids[:, 0])] = np.inf
-    worst = int(apart.argmax())
-    if not apart[worst] <= allowed:
+    apart = abs(read.top_logprobs[-1, column, 0] + read.log_z[-1, column] - logits[0])
+    if logits[0] - logits[1] > 2 * allowed and read.top_ids[-1, column, 0] != ids[0]:
+        apart = np.inf
+    if not apart <= allowed:
         raise GPT2KitError(
-            f"the lens' last row is {apart[worst]:.2e} from the model's logits at column {worst}; "
+            f"the lens' last row is {apart:.2e} from the model's logits at column {column}; "
             "this is a bug in gpt2kit, please report it"
         )
