@@ -217,4 +217,4 @@ def _logits(model: GPT2, x: Tensor) -> Tensor:
         shape=(x.shape[0] * x.shape[1], model.config.vocab_size),
         version=13,
     )
-    return flat.view(x.shape[0], x.shape[1], -1).float()
+    return flat.view(*x.shape[:2], model.config.vocab_size).float()

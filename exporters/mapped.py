@@ -8,12 +8,13 @@ as if they were external: in the .onnx itself, at the offsets where they lie.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import onnx
 import onnx_ir
 import onnxruntime as ort
+from google.protobuf.message import DecodeError
 from onnx import TensorProto
 
 LARGE = 1 << 16  # bytes; smaller weights stay in the graph
@@ -21,14 +22,40 @@ LARGE = 1 << 16  # bytes; smaller weights stay in the graph
 _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
 
 
-def session(path: Path, options: ort.SessionOptions, **given: object) -> ort.InferenceSession:
-    """An InferenceSession over the file, whose large weights are mapped. Raises what it raises."""
+def session(
+    path: Path,
+    options: ort.SessionOptions,
+    without: Callable[[str], bool] | None = None,
+    **given: object,
+) -> ort.InferenceSession:
+    """An InferenceSession over the file, whose large weights are mapped. Raises what it raises.
+
+    without: which outputs to leave out; onnxruntime computes all that a graph has, whatever is
+             fetched (its issue #16013), and nothing that no output needs.
+    """
     graph = without_weights(path)
-    if graph is None:
-        return ort.InferenceSession(str(path), options, **given)
     folder = str(path.resolve().parent)
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-    return ort.InferenceSession(graph, options, **given)
+    if without is not None:
+        graph = _without_outputs(path, graph, without) or graph
+    return ort.InferenceSession(graph or str(path), options, **given)
+
+
+def _without_outputs(
+    path: Path, graph: bytes | None, without: Callable[[str], bool]
+) -> bytes | None:
+    """The serialised model without some outputs; None if it has none of them, or is no model."""
+    try:
+        model = onnx.load_from_string(path.read_bytes() if graph is None else graph)
+    except DecodeError:
+        return None
+    kept = [output for output in model.graph.output if not without(output.name)]
+    if len(kept) == len(model.graph.output):
+        return None
+    del model.graph.output[:]
+    model.graph.output.extend(kept)
+    made: bytes = model.SerializeToString()
+    return made
 
 
 def load(path: Path) -> onnx_ir.Model:

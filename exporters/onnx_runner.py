@@ -20,7 +20,7 @@ from exporters.devices import choose
 from exporters.interface import LOGITS_POSITIONS, edit_names, existing, past_names, present_names
 from exporters.onnx_cache import Changes, Decoder, InPlaceCache, OnnxCache, zeros
 from exporters.readout_graph import ReadoutGraph, Unembedding
-from exporters.sessions import open_session, providers, reason, run_options, session_options
+from exporters.sessions import costly, open_session, providers, reason, run_options, session_options
 from exporters.topk_graph import TopK
 from exporters.weights import Weights
 from gpt2kit.config import GPT2Config
@@ -57,12 +57,17 @@ def open_onnx(
     device = choose(device)
     if device == "cuda":
         ort.preload_dlls()
-    session, graphs = open_session(file, device, threads)
+    session, graphs = open_session(file, device, threads, lean=True)
     return OnnxRunner(file, session, device, graphs)
 
 
 class OnnxRunner:
-    """A Runner on onnxruntime. `taps` are the names that the file carries."""
+    """A Runner on onnxruntime. `taps` are the names that the file carries.
+
+    Taps that are computed for themselves alone (scores, patterns, each head's write, the norms'
+    scales) are left out of its session; a second one, over the same file, is opened when a run
+    first asks for one of them.
+    """
 
     def __init__(
         self, path: Path, session: ort.InferenceSession, device: str, cuda_graphs: bool = False
@@ -95,6 +100,14 @@ class OnnxRunner:
             f"{self.threads} threads, {len(self.taps)} taps, {len(self.edits)} edits)"
         )
 
+    @cached_property
+    def whole(self) -> ort.InferenceSession:
+        """The session that gives every tap; the first, if that does."""
+        given = {output.name for output in self.session.get_outputs()}
+        if given.issuperset(self.taps):
+            return self.session
+        return open_session(self.path, self.device, self.threads)[0]
+
     @property
     def provider(self) -> str:
         """What computes: "CPUExecutionProvider" or "CUDAExecutionProvider"."""
@@ -119,7 +132,8 @@ class OnnxRunner:
         """See `Runner.run`."""
         edited = self._edited(edits)
         wanted = self._wanted(taps)
-        names = wanted if top_k == 0 else ("logits", *wanted)
+        unread = top_k == 0 and (wanted or cache is not None)  # some output there must be
+        names = wanted if unread else ("logits", *wanted)
         batch = prepare(ids, lengths, cache, self.config, top_k)
         if cache is not None and type(cache) is not self._cache_type:
             raise InputError(f"this engine needs a cache of its own, got {type(cache).__name__}")
@@ -208,6 +222,8 @@ class OnnxRunner:
         for part in parts:
             held = np.arange(part.end) < (part.starts + part.lengths)[:, None]
             kept = np.array([[-1]]) if last_only or single else np.arange(columns)[None]
+            if "logits" not in names:
+                kept = kept[:, :0]
             changes = self._changes(edits, part.chunk(cached=cache is not None))
             outputs = self._execute(part, held, past, names, presents, changes, kept)
             found.append([value.numpy() for value in outputs[: len(names)]])
@@ -283,7 +299,8 @@ class OnnxRunner:
 
         presents: the outputs to keep, into the given buffer or one of the engine's own.
         """
-        binding = self.session.io_binding()
+        session = self.whole if any(map(costly, names)) else self.session
+        binding = session.io_binding()
         positions = batch.positions(self.config.n_positions)
         feeds = {
             "input_ids": batch.ids,
@@ -305,7 +322,7 @@ class OnnxRunner:
                 binding.bind_output(name, self.device)
             else:
                 binding.bind_ortvalue_output(name, buffer)
-        self._attempt(lambda: self.session.run_with_iobinding(binding, self.run_options))
+        self._attempt(lambda: session.run_with_iobinding(binding, self.run_options))
         outputs: list[ort.OrtValue] = binding.get_outputs()
         return outputs
 

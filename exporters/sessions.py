@@ -13,6 +13,11 @@ from exporters.devices import CPU, CUDA, check_placement, physical_cores
 from gpt2kit.errors import EngineError
 
 
+def costly(tap: str) -> bool:
+    """Whether a tap is computed for itself alone, while others are on the way to the logits."""
+    return tap.endswith((".attn_scores", ".pattern", ".head_out", "_scale"))
+
+
 def session_options(threads: int | None) -> ort.SessionOptions:
     """Quiet, on so many threads: by default one a physical core."""
     options = ort.SessionOptions()
@@ -25,12 +30,11 @@ def session_options(threads: int | None) -> ort.SessionOptions:
 
 
 def run_options(graph: int = -1) -> ort.RunOptions:
-    """Compute no more than what is fetched. graph: which CUDA graph to capture or replay, -1: none.
+    """Options of one run. graph: which CUDA graph to capture or replay, -1: none.
 
     (It is set even on the CPU, where onnxruntime would look for it in vain at every run.)
     """
     options = ort.RunOptions()
-    options.only_execute_path_to_fetches = True
     options.add_run_config_entry("gpu_graph_id", str(graph))
     return options
 
@@ -43,14 +47,21 @@ def providers(device: str, graphs: bool = False) -> list[Any]:
     return [(CUDA, {"use_tf32": "0", "enable_cuda_graph": "1" if graphs else "0"}), CPU]
 
 
-def open_session(file: Path, device: str, threads: int | None) -> tuple[ort.InferenceSession, bool]:
-    """The session, and whether it can capture CUDA graphs."""
+def open_session(
+    file: Path, device: str, threads: int | None, *, lean: bool = False
+) -> tuple[ort.InferenceSession, bool]:
+    """The session, and whether it can capture CUDA graphs.
+
+    lean: without the taps that are `costly`, nor what is computed for them alone.
+    """
     options = session_options(threads)
     if device == "cuda":
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     for graphs in (True, False) if device == "cuda" else (False,):
         try:
-            session = mapped.session(file, options, providers=providers(device, graphs))
+            session = mapped.session(
+                file, options, costly if lean else None, providers=providers(device, graphs)
+            )
         except Exception as error:  # onnxruntime's exceptions share no base of their own
             if graphs and "graph capture" in str(error):
                 continue  # a graph with a node on the CPU runs without

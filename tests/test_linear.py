@@ -1,5 +1,7 @@
 """The fast kernel gives what the plain one does, and steps aside where it must."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,28 @@ def problem(rows, n_in, n_out, view):
     weight = torch.randn((n_out, n_in) if view else (n_in, n_out), generator=g)
     x, bias = torch.randn(*rows, n_in, generator=g), torch.randn(n_out, generator=g)
     return x, weight.T if view else weight, bias
+
+
+@pytest.fixture(autouse=True, params=["Intel Xeon", "AMD EPYC"])
+def processor(request, monkeypatch):
+    named = {"cpu_name": request.param}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: named)
+    module._on_intel.cache_clear()
+    yield request.param
+    module._on_intel.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("rows", "onednn"),
+    [((1,), "AMD"), ((2, 7), "Intel AMD"), ((1, 32), "Intel AMD"), ((1, 130), "AMD")],
+)
+def test_which_kernel_depends_on_the_processor(processor, monkeypatch, rows, onednn):
+    called = []
+    spy = SimpleNamespace(_linear_pointwise=lambda *given: called.append(given))
+    monkeypatch.setattr(torch.ops, "mkldnn", spy)
+    with torch.inference_mode():
+        linear(*problem(rows, 700, 800, True))
+    assert bool(called) == (processor.split()[0] in onednn)
 
 
 @pytest.mark.parametrize("rows", [(1,), (3,), (1, 1), (2, 7), (1, 130)])

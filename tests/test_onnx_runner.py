@@ -144,6 +144,34 @@ def test_threads_change_nothing(onnx_runner):
     close(one.run(ids).logits, onnx_runner.run(ids).logits)
 
 
+def test_taps_that_are_computed_for_themselves_alone_have_a_session_of_their_own(onnx_runner):
+    runner = open_onnx(onnx_runner.path, device="cpu")
+    ids = random_ids(2, 5)
+    runner.run(ids, taps=["blocks.*.resid_post", "blocks.*.z"])
+    assert "whole" not in vars(runner)
+    given = {output.name for output in runner.session.get_outputs()}
+    assert {"logits", "blocks.1.resid_post", "blocks.1.mlp_post"} <= given
+    assert not [name for name in given if name.endswith(("pattern", "attn_scores", "head_out"))]
+    taps = ["blocks.1.pattern", "blocks.0.head_out", "ln_f_scale"]
+    run, want = runner.run(ids, taps=taps), onnx_runner.run(ids, taps=taps)
+    assert "whole" in vars(runner)
+    for tap in taps:
+        close(run.taps[tap], want.taps[tap])
+
+
+def test_a_file_without_such_taps_has_one_session(tmp_path, torch_runner):
+    export_onnx(torch_runner, tmp_path / "x.onnx", taps=["blocks.*.resid_post"])
+    runner = open_onnx(tmp_path / "x.onnx", device="cpu")
+    assert runner.whole is runner.session
+
+
+def test_a_run_may_want_nothing_but_its_cache_or_nothing_at_all(runner):
+    ids = random_ids(2, 5)
+    assert runner.run(ids, top_k=0).logits.shape == (2, 5, 0)
+    cache = runner.run(ids[:, :3], cache=runner.new_cache(2), top_k=0).cache
+    close(runner.run(ids[:, 3:], cache=cache).logits, runner.run(ids).logits[:, 3:])
+
+
 # What it refuses
 
 
