@@ -33,6 +33,9 @@ from gpt2kit.taps import SCORES, TapDict, axes_of, resolve
 from gpt2kit.tokenizer import Tokenizer
 
 T = TypeVar("T")
+# Tokens of one row that the fused graph runs together on a CPU: its attention works out scores of
+# all keys of a run, later ones too, which for long prompts is most of its time.
+CHUNK = 256
 ELEMENT = {
     "float32": TensorProto.FLOAT,
     "float16": TensorProto.FLOAT16,
@@ -215,13 +218,22 @@ class OnnxRunner:
         rows, columns = batch.ids.shape
         # GroupQueryAttention continues a batch of rows by one token at a time.
         single = rows > 1 and columns > 1 and bool(batch.starts.any())
-        parts = [_column(batch, j) for j in range(columns)] if single else [batch]
-        past = self.empty(rows) if cache is None else cache.past
-        presents = {} if cache is None else dict(zip(self.present_names, past, strict=True))
+        whole = rows > 1 or self.device != "cpu" or (cache is None and bool(edits))
+        whole = whole or any(name != "logits" and axes_of(name) == SCORES for name in names)
+        size = 1 if single else columns if whole else CHUNK
+        parts = [_part(batch, j, size) for j in range(0, columns, size)]
+        if cache is not None:
+            past = cache.past
+        else:
+            past = self.empty(rows, columns if len(parts) > 1 else 0)
+        keep = cache is not None or len(parts) > 1
+        presents = dict(zip(self.present_names, past, strict=True)) if keep else {}
         found: list[list[NDArray[Any]]] = []
         for part in parts:
             held = np.arange(part.end) < (part.starts + part.lengths)[:, None]
-            kept = np.array([[-1]]) if last_only or single else np.arange(columns)[None]
+            kept = np.arange(part.ids.shape[1])[None]
+            if last_only and not single:
+                kept = np.array([[-1]]) if part is parts[-1] else kept[:, :0]
             if "logits" not in names:
                 kept = kept[:, :0]
             changes = self._changes(edits, part.chunk(cached=cache is not None))
@@ -418,12 +430,18 @@ class OnnxRunner:
         return self._weights.read(name)
 
 
-def _column(batch: Batch, j: int) -> Batch:
-    """Column j as a run of its own. A row that has ended runs its last token once more, at the
-    same place, which changes nothing."""
-    place = np.minimum(j, batch.lengths - 1)
-    ids = batch.ids[np.arange(len(place)), place][:, None]
-    return Batch(ids, np.ones_like(batch.lengths), batch.starts + place)
+def _part(batch: Batch, start: int, size: int) -> Batch:
+    """Columns of a batch as a run of their own. A row that has ended runs its last token once more,
+    at the same place, which changes nothing."""
+    rows, columns = batch.ids.shape
+    if size == 1:
+        place = np.minimum(start, batch.lengths - 1)
+        ids = batch.ids[np.arange(rows), place][:, None]
+        return Batch(ids, np.ones_like(batch.lengths), batch.starts + place)
+    if size == columns:
+        return batch
+    ids = batch.ids[:, start : start + size]
+    return Batch(ids, np.array([ids.shape[1]]), batch.starts + start)
 
 
 def _globs(taps: Sequence[str]) -> list[str]:

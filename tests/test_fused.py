@@ -7,11 +7,12 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from conftest import CONFIG, byte_tokenizer, close, random_ids
+from conftest import CONFIG, byte_tokenizer, carried, close, random_ids
 
+import exporters.onnx_runner
 import gpt2kit
 from exporters import export_onnx, open_onnx, verify
-from gpt2kit import GPT2, TorchRunner
+from gpt2kit import GPT2, Edit, TorchRunner
 from gpt2kit.config import PRESETS
 from gpt2kit.errors import ExportError
 from gpt2kit.runner import Source, steps
@@ -126,3 +127,35 @@ def test_a_long_greedy_generation_equals_torch_token_for_token(profile, tmp_path
     ]
     assert tokens[0] == tokens[1]
     assert verify(tmp_path / "out.onnx").passed
+
+
+@pytest.mark.parametrize("last_only", [False, True])
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_long_row_runs_in_parts_and_nobody_can_tell(
+    fused_runner, monkeypatch, last_only, cached, edited
+):
+    ids = random_ids(1, 23)
+    taps = [tap for tap in carried(fused_runner) if not tap.endswith(("attn_scores", "pattern"))]
+    options = {"taps": taps, "last_only": last_only}
+    options["edits"] = [Edit.zero("blocks.1.z", head=1, pos=9)] if edited else []
+
+    def run():
+        cache = fused_runner.new_cache() if cached else None
+        first = fused_runner.run(ids[:, :17], cache=cache, **options)
+        if not cached:
+            return [first]
+        return [first, fused_runner.run(ids[:, 17:], cache=first.cache, **options)]
+
+    want = run()
+    runs, execute = [], type(fused_runner)._execute
+    monkeypatch.setattr(exporters.onnx_runner, "CHUNK", 7)
+    monkeypatch.setattr(
+        type(fused_runner), "_execute", lambda *given: runs.append(1) or execute(*given)
+    )
+    got = run()
+    assert len(runs) == (1 if edited and not cached else 3 + cached)
+    for one, other in zip(got, want, strict=True):
+        close(one.logits, other.logits)
+        for tap, value in other.taps.items():
+            close(one.taps[tap], value)
