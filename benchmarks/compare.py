@@ -31,6 +31,7 @@ import gpt2kit
 from exporters import export_onnx
 from exporters.bench import read_bandwidth
 from exporters.cost import log_softmax
+from gpt2kit.linear import linear
 from gpt2kit.torch_runner import load
 
 HERE = Path(__file__).resolve().parent
@@ -57,7 +58,8 @@ class Side:
 OURS, LLAMA, CT2 = "gpt2kit", "llama.cpp", "ctranslate2"
 SIDES = {
     "gpt2kit fp32": Side(OURS, OURS, "fp32/model.onnx"),
-    "gpt2kit fp32, hooked": Side(OURS, OURS, "hooked/model.onnx"),  # with residual taps and edits
+    "gpt2kit fp32, hooked": Side(OURS, OURS, "hooked/model.onnx"),
+    "gpt2kit fp32, every tap": Side(OURS, OURS, "tapped/model.onnx"),
     "gpt2kit int8": Side(OURS, OURS, "int8/model.onnx"),
     "gpt2kit int4": Side(OURS, OURS, "int4/model.onnx"),
     "gpt2kit int4-all": Side(OURS, OURS, "int4-all/model.onnx"),
@@ -71,6 +73,8 @@ SIDES = {
     "llama.cpp q8_0": Side(LLAMA, LLAMA, "llama.cpp/q8_0.gguf"),
     "llama.cpp q4_0": Side(LLAMA, LLAMA, "llama.cpp/q4_0.gguf"),
 }
+
+CARRIED = {"hooked": ("*.resid_*", "*.resid_*"), "tapped": ("*", ())}  # folder -> taps, edits
 
 
 @dataclass(frozen=True)
@@ -176,10 +180,10 @@ class Bench:
             folder.mkdir(exist_ok=True)
             if side.env == OURS:
                 kind = folder.name if folder.name.startswith("int") else None
-                names = "*.resid_*" if folder.name == "hooked" else ()
+                taps, edits = CARRIED.get(folder.name, ((), ()))
                 export_onnx(
                     load(checkpoint, device="cpu"), path, profile="fused", quantize=kind,
-                    taps=names, edits=names,
+                    taps=taps, edits=edits,
                 )  # fmt: skip
             else:
                 convert = [self.python(side.env), str(WORKER), "convert", side.engine]
@@ -287,12 +291,18 @@ def long_context(bench: Bench) -> list[str]:
 
 
 def taps_cost(bench: Bench) -> list[str]:
-    """A forward pass of 512 tokens with all residual taps over one of the plain file."""
-    over, ids = [], prompt(512)
+    """A forward pass of 512 tokens with all residual taps, and one of a file that carries every tap
+    there is of which none is fetched, over one of the plain file."""
+    over: dict[str, list[float]] = {"hooked": [], "every tap": []}
     for _ in range(bench.rounds):
-        plain = bench.ask("gpt2kit fp32", {"do": "forward", "taps": False}, ids)
-        over.append(bench.ask("gpt2kit fp32, hooked", {"do": "forward", "taps": True}, ids) / plain)
-    return [figure("all residual taps over none, 512 tokens", over, 1.1)]
+        plain = bench.ask("gpt2kit fp32", {"do": "forward", "taps": False}, prompt(512))
+        for kind, taken in over.items():
+            request = {"do": "forward", "taps": kind == "hooked"}
+            taken.append(bench.ask(f"gpt2kit fp32, {kind}", request, prompt(512)) / plain)
+    return [
+        figure("all residual taps over none, 512 tokens", over["hooked"], 1.1),
+        figure("every tap carried, none fetched, over none, 512 tokens", over["every tap"], 1.1),
+    ]
 
 
 def generation_cost(bench: Bench) -> list[str]:
@@ -342,12 +352,12 @@ def lens_limit(bench: Bench) -> list[str]:
 
 
 def _seconds(a: Any, b: Any) -> float:
-    """Of a product, on oneDNN, by the operator that torch's compiler calls."""
+    """Of a product, by the kernel that is the fastest on this processor."""
     import torch
 
     start = time.perf_counter()
     with torch.inference_mode():
-        torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+        linear(a, b)
     return time.perf_counter() - start
 
 
@@ -489,7 +499,7 @@ def main() -> None:
 
 
 def write(report: list[str], options: argparse.Namespace) -> None:
-    """RESULTS.md, its part about the CPU."""
+    """RESULTS.md, its part about this processor; a new one comes first."""
     processor = next(
         (
             line.split(":")[1].strip()
@@ -499,13 +509,16 @@ def write(report: list[str], options: argparse.Namespace) -> None:
         platform.processor(),
     )
     path = HERE / "RESULTS.md"
-    mark = "<!-- measured -->\n"
-    text = path.read_text(encoding="utf-8").split(mark)
-    text[1] = (
-        f"{options.threads} threads of {processor}, {options.rounds} rounds.\n\n"
-        + "\n".join(report) + "\n"
-    )  # fmt: skip
-    path.write_text(mark.join(text), encoding="utf-8")
+    text = path.read_text(encoding="utf-8")
+    start, end = f"### {processor}\n", "<!-- end -->\n"
+    said = f"\n{options.threads} threads, {options.rounds} rounds.\n\n" + "\n".join(report)
+    if start in text:
+        before, after = text.split(start)
+        text = before + start + said + "\n" + end + after.split(end, 1)[1]
+    else:
+        heading = "## CPU\n\n"
+        text = text.replace(heading, f"{heading}{start}{said}\n{end}\n", 1)
+    path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

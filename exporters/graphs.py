@@ -87,19 +87,20 @@ class Fused(nn.Module):
         """The graph's inputs -> logits, the keys and values, the taps."""
         sequence, total = input_ids.shape[1], attention_mask.shape[1]
         # A decode step is so short that each of these small nodes counts.
-        end = attention_mask.sum(1, keepdim=True) - 1  # (batch, 1) where the last token should be
+        last = attention_mask.sum(1) - 1  # (batch,) where the last token should be
+        end = last[:, None]
         found = (attention_mask * torch.arange(total)).amax(1, keepdim=True)  # and where it is
         misplaced = found - end  # (batch, 1) 0, or more
         positions = position_ids + misplaced * self.model.config.n_positions
         inside = {int(tap.split(".")[1]) for tap in self.edits if axes_of(tap) == SCORES}
-        cache = _InPlace(past_key_values, end, attention_mask, inside)
+        cache = _InPlace(past_key_values, last, attention_mask, inside)
         start = (end + 1 - sequence).clamp(min=0)  # (batch, 1) where the row's first query stands
         queries = start + torch.arange(sequence)
         mask = (torch.arange(total) <= queries[:, :, None])[:, None]  # (batch, 1, query, key)
         hooks = _hooks(self, changes)
         x = self.model.hidden(input_ids, hooks, positions=positions, mask=mask, cache=cache)
-        last = (end - (total - sequence)).clamp(min=0)  # (batch, 1)
-        column = torch.where(logits_positions < 0, last, logits_positions)  # (batch, kept)
+        final = (end - (total - sequence)).clamp(min=0)  # (batch, 1)
+        column = torch.where(logits_positions < 0, final, logits_positions)  # (batch, kept)
         row = torch.arange(x.shape[0])[:, None] * sequence
         x = F.embedding(row + column, x.flatten(0, 1))  # (batch, kept, d_model)
         x = x.masked_fill(misplaced[:, :, None] > 0, float("nan"))  # should a device not refuse
@@ -125,9 +126,9 @@ class _InPlace(Cache):
     inside: the layers whose scores or pattern are edited.
     """
 
-    def __init__(self, past: Past, end: Tensor, attention_mask: Tensor, inside: set[int]) -> None:
+    def __init__(self, past: Past, last: Tensor, attention_mask: Tensor, inside: set[int]) -> None:
         self.past, self.present, self.inside = past, list[Tensor](), inside
-        self.last = end.to(torch.int32)  # (batch, 1)
+        self.last = last.to(torch.int32)  # (batch,)
         self.keys = attention_mask.shape[1]
         self.end = torch.onnx.ops.symbolic(
             "Shape",
