@@ -22,7 +22,7 @@ from gpt2kit.readout import Floats
 from gpt2kit.runner import Runner, generate
 from gpt2kit.taps import axes_of, resolve, resolve_one
 from gpt2kit.tokenizer import printable
-from probes.prompts import counted, index, prompt_ids
+from probes.prompts import counted, index, precision, prompt_ids
 from probes.result import Result
 from probes.view import table, title
 
@@ -137,7 +137,7 @@ def steer(
     runner: Runner,
     prompt: str,
     direction: Direction,
-    strengths: Sequence[float],
+    strengths: float | Sequence[float],
     *,
     max_new_tokens: int = 30,
     greedy: bool = True,
@@ -145,18 +145,20 @@ def steer(
 ) -> Steered:
     """Continue a prompt with the direction added at every position, at each of the strengths.
 
-    A strength of 0 is the model's own continuation. Greedy by default, so that texts differ by the
-    steering alone; `greedy=False` draws with the same seed each time.
+    strengths: one number, or several. A strength of 0 is the model's own continuation.
+    greedy: by default, so that texts differ by the steering alone; False draws with the same seed
+            each time.
+    Raises InputError for strengths that are not numbers.
     """
+    own = _numbers(strengths)
     texts = [
         generate(
             runner, prompt, max_new_tokens=max_new_tokens, greedy=greedy, seed=seed,
             edits=[direction.edit(strength)] if strength else [],
         )
-        for strength in strengths
+        for strength in own
     ]  # fmt: skip
-    own = tuple(float(s) for s in strengths)
-    return Steered(str(runner.source), runner.dtype, direction.tap, prompt, own, tuple(texts))
+    return Steered(str(runner.source), precision(runner), direction.tap, prompt, own, tuple(texts))
 
 
 def collect(
@@ -196,6 +198,15 @@ def batches(rows: Iterable[T], size: Callable[[Any], int] = len) -> Iterator[lis
         batch.append(row)
     if batch:
         yield batch
+
+
+def _numbers(strengths: float | Sequence[float]) -> tuple[float, ...]:
+    try:
+        return tuple(float(strength) for strength in np.atleast_1d(strengths))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"strengths = {strengths!r} are not numbers; give one, or a list of them"
+        ) from error
 
 
 def _vector_tap(runner: Runner, tap: str) -> str:

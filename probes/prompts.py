@@ -52,6 +52,12 @@ def need_torch(runner: Any, what: str) -> None:
         raise InputError(f"{what} needs the torch engine, not {runner!r}; use gpt2kit.load")
 
 
+def precision(runner: Runner) -> str:
+    """What the weights are: "float32", …, or in a quantised file "int8", "int4", "int4-all"."""
+    quantize: str | None = getattr(runner, "quantize", None)  # only an exported file has one
+    return quantize or runner.dtype
+
+
 def tokenizer_of(runner: Runner) -> Tokenizer:
     """The runner's tokenizer. Raises InputError if it has none."""
     if runner.tokenizer is None:

@@ -145,6 +145,22 @@ def test_steering_gives_the_texts_side_by_side(torch_runner):
     assert json.loads(found.to_json())["texts"] == list(found.texts)
 
 
+@pytest.mark.parametrize("strengths", [30, 30.0, np.float32(30), np.array([30])])
+def test_one_strength_may_be_a_number(torch_runner, strengths):
+    direction = mean_difference(torch_runner, ABOVE, BELOW, tap=TAP)
+    found = steer(torch_runner, "the", direction, strengths, max_new_tokens=8)
+    want = steer(torch_runner, "the", direction, [30], max_new_tokens=8)
+    assert (found.strengths, found.texts) == ((30.0,), want.texts)
+
+
+@pytest.mark.parametrize("strengths", ["strong", None, [1, "two"], [[1, 2], [3, 4]], [[1], [2, 3]]])
+def test_strengths_that_are_no_numbers_are_told(torch_runner, strengths):
+    direction = mean_difference(torch_runner, ABOVE, BELOW, tap=TAP)
+    with pytest.raises(InputError, match=r"^strengths = .* are not numbers; give one") as caught:
+        steer(torch_runner, "the", direction, strengths)
+    assert "\n" not in str(caught.value)
+
+
 def test_directions_say_what_they_are(torch_runner):
     direction = pca_directions(torch_runner, ABOVE, tap=TAP, n=1)[0]
     assert repr(direction).startswith("Direction(random, blocks.1.resid_post, width 24, length 1, ")
