@@ -20,7 +20,7 @@ from gpt2kit.runner import Runner
 from gpt2kit.taps import axes_of
 from probes.metrics import AnyMetric, as_metric, log_softmax
 from probes.patching import Places, grid_of, sizes_of
-from probes.prompts import Prompt, counted, prompt_ids
+from probes.prompts import Prompt, counted, precision, prompt_ids
 from probes.result import Result
 from probes.sweep import (
     Base,
@@ -63,8 +63,8 @@ class Ablation(Result):
         )
         return (
             f"Ablation({self.kind} of {self.over}, {sizes_of(self.axes, self.effect)}, "
-            f"{counted(len(self.lengths), 'prompt')}; most at {where}: {self.effect[most]:+.3g}; "
-            "print it for the grid)"
+            f"{counted(len(self.lengths), 'prompt')}; strongest at {where}: "
+            f"{self.effect[most]:+.3g}; print it for the grid)"
         )
 
     def render(self) -> RenderableType:
@@ -139,7 +139,7 @@ def ablate(
     found, baseline = np.array(values).reshape(shape), np.array(baselines)
     effect = found.mean(0) - baseline.mean()
     return Ablation(
-        kind, put_in.words, str(runner.source), runner.dtype, metric.name, over, places.axes,
+        kind, put_in.words, str(runner.source), precision(runner), metric.name, over, places.axes,
         tuple(lengths), baseline, found, effect, tuple(savings),
     )  # fmt: skip
 

@@ -19,7 +19,7 @@ from gpt2kit.readout import Floats, Ints
 from gpt2kit.runner import Runner
 from gpt2kit.taps import axes_of
 from probes.metrics import AnyMetric
-from probes.prompts import Prompt, Where, counted, select
+from probes.prompts import Prompt, Where, counted, precision, select
 from probes.result import Result
 from probes.sweep import OUTSIDE, Cell, OnProgress, Pair, Progress, Saving, patched, swept_taps
 from probes.view import Grid, bar, diverging, title
@@ -52,16 +52,16 @@ class Patching(Result):
     saving: Saving | None  # None where nothing was swept
 
     def __repr__(self) -> str:
-        best = np.unravel_index(int(self.normalised.argmax()), self.normalised.shape)
+        most = np.unravel_index(int(np.abs(self.normalised).argmax()), self.normalised.shape)
         tried = {"head": self.heads, "position": self.positions, "key": self.keys}
         names = [tried.get(axis) for axis in self.axes]
         where = ", ".join(
             f"{axis} {self.over if axis == 'tap' else i if name is None else name[i]}"
-            for axis, i, name in zip(self.axes, best, names, strict=True)
+            for axis, i, name in zip(self.axes, most, names, strict=True)
         )
         return (
-            f"Patching({self.method} of {self.over}, {sizes_of(self.axes, self.values)}; most at "
-            f"{where}: {self.normalised[best]:+.2f}; print it for the grid)"
+            f"Patching({self.method} of {self.over}, {sizes_of(self.axes, self.values)}; "
+            f"strongest at {where}: {self.normalised[most]:+.2f}; print it for the grid)"
         )
 
     def render(self) -> RenderableType:
@@ -210,7 +210,7 @@ def patching(
     return Patching(
         method=method,
         source=str(runner.source),
-        dtype=runner.dtype,
+        dtype=precision(runner),
         metric=pair.measure.metric.name,
         over=over,
         axes=places.axes,

@@ -29,7 +29,7 @@ from gpt2kit.readout import Floats
 from gpt2kit.runner import Runner
 from gpt2kit.taps import TapDict
 from probes.metrics import AnyMetric
-from probes.prompts import Prompt, counted
+from probes.prompts import Prompt, counted, precision
 from probes.result import Result
 from probes.sweep import OnProgress, Pair, Progress, Saving, batches
 from probes.view import number, table, title
@@ -103,7 +103,7 @@ class Paths(Result):
         sender, receiver, score = self.top(1)[0]
         return (
             f"Paths({self.method}, {len(self.senders)} senders x {len(self.receivers)} receivers; "
-            f"most from {sender} to {receiver}: {score:+.3g}; print it for the strongest)"
+            f"strongest from {sender} to {receiver}: {score:+.3g}; print it for more)"
         )
 
     def render(self) -> RenderableType:
@@ -219,7 +219,7 @@ def paths(
 ) -> Paths:
     """The result, given its scores (senders, receivers)."""
     return Paths(
-        method, str(runner.source), runner.dtype, pair.measure.metric.name,
+        method, str(runner.source), precision(runner), pair.measure.metric.name,
         tuple(s.name for s in senders), receivers, scores,
         scores / (pair.clean_value - pair.corrupt_value), pair.clean_value, pair.corrupt_value,
         pair.clean_tokens, pair.corrupt_tokens, saving,

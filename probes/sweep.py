@@ -46,11 +46,12 @@ class Saving(Result):
 
     def lines(self) -> tuple[str, str]:
         """What was run, and how long it took."""
+        fewer = self.layers_run < self.layers_naive
+        layers = f"instead of {self.layers_naive}" if fewer else "with none shared"
         return (
             f"{counted(sum(self.batches), 'run')} in {len(self.batches)} "
             f"{'batch' if len(self.batches) == 1 else 'batches'} of up to "
-            f"{max(self.batches, default=0)}, {counted(self.layers_run, 'layer')} instead of "
-            f"{self.layers_naive}",
+            f"{max(self.batches, default=0)}, {counted(self.layers_run, 'layer')} {layers}",
             f"{self.seconds:.3g} s; one by one about {self.seconds_naive:.3g} s, as one was timed",
         )
 

@@ -214,10 +214,10 @@ def test_keys_are_patched_one_by_one(double, over):
     assert "\neach at its strongest position and key\n" in str(both)
     one = replace(both, values=both.values[:, :, :1], normalised=both.normalised[:, :, :1])
     assert "\neach at its strongest key\n" in str(one)
-    most = [*np.unravel_index(both.normalised.argmax(), both.values.shape)]
+    most = [*np.unravel_index(np.abs(both.normalised).argmax(), both.values.shape)]
     head, query, key = ((2, 1), (POS - 1, 4), (2, 0))
     where = f"head {head[most[1]]}, position {query[most[2]]}, key {key[most[3]]}"
-    assert f"most at layer {most[0]}, {where}: " in repr(both)
+    assert f"strongest at layer {most[0]}, {where}: " in repr(both)
 
 
 @pytest.mark.parametrize("over", ["embed", "pos_embed", "ln_f", "ln_f_scale"])
@@ -237,7 +237,7 @@ def test_taps_outside_the_blocks_are_swept_too(double, torch_runner, engine, ove
     close(other.values, plain.values, 1e-3)
     rows = str(plain).splitlines()
     assert any(row.startswith(f"{over} ") for row in rows)
-    assert f"most at tap {over}, position" in repr(plain)
+    assert f"strongest at tap {over}, position" in repr(plain)
 
 
 def test_taps_outside_the_blocks_are_ablated_too(double):
@@ -315,6 +315,7 @@ def test_layers_below_the_patch_are_shared_where_the_engine_can(torch_runner):
     whole = activation_patching(Whole(torch_runner), CLEAN, CORRUPT, metric=DIFF)
     assert whole.saving.layers_run == whole.saving.layers_naive == POS * 3 * 3
     assert "18 runs in 3 batches of up to 6, 18 layers instead of 54" in str(stream)
+    assert "18 runs in 3 batches of up to 6, 54 layers with none shared" in str(whole)
     embed = activation_patching(torch_runner, CLEAN, CORRUPT, metric=DIFF, over="embed")
     assert embed.saving.layers_run == embed.saving.layers_naive == POS * 3
 
@@ -566,6 +567,15 @@ def test_cells_say_what_they_are(results):
     assert several.splitlines()[-1].split() == ["head", "0", "1", "2"]
 
 
+def test_the_strongest_place_is_the_largest_in_size_whatever_its_sign(results):
+    stream, ablation = results[0], results[4]
+    values = np.zeros(stream.values.shape)
+    values[1, 2], values[2, 4] = -0.9, 0.4
+    assert "; strongest at layer 1, position 2: -0.90;" in repr(replace(stream, normalised=values))
+    effect = np.array([0.4, -0.9, 0.0])
+    assert "; strongest at layer 1: -0.9;" in repr(replace(ablation, effect=effect))
+
+
 def test_results_are_data_and_html(results):
     for result in results:
         data = json.loads(result.to_json())
@@ -579,7 +589,7 @@ def test_results_are_data_and_html(results):
 
 def test_an_ablated_tap_outside_the_blocks_has_its_name_once(runner):
     found = ablate(runner, CLEAN, metric=DIFF, over="embed")
-    assert "most at tap embed: " in repr(found)
+    assert "strongest at tap embed: " in repr(found)
     close(found.values, ablate(runner, [CLEAN], metric=DIFF, over="embed").values, 0)
     assert [line.split()[0] for line in str(found).splitlines()[-3:-1]] == ["tap", "embed"]
 

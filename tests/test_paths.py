@@ -331,7 +331,7 @@ def test_the_strongest_paths_are_shown(torch_runner):
     assert "logit of '[' minus logit of '/'" in text
     assert f"{finite} paths" in text
     assert f"{top[0][2]:+.4g}" in text
-    assert f"{top[0][0]} to {top[0][1]}" in repr(got)
+    assert f"strongest from {top[0][0]} to {top[0][1]}" in repr(got)
     data = json.loads(got.to_json())
     assert data["scores"][-1][0] is None  # mlp.2 comes after 2.0.q
     assert "<pre" in got._repr_html_()
