@@ -20,7 +20,7 @@ from gpt2kit.runner import Runner
 from gpt2kit.sampling import largest
 from probes.attention_view import PatternGrid, leaders, leading
 from probes.datasets import repeated_tokens
-from probes.prompts import Prompt, Where, counted, prompt_ids, select, token_texts
+from probes.prompts import Prompt, Where, counted, precision, prompt_ids, select, token_texts
 from probes.result import Result
 from probes.view import table, title, visible
 
@@ -181,8 +181,9 @@ def attention_patterns(
     ids = prompt_ids(runner, prompt, prepend_bos=prepend_bos)
     patterns = np.stack([pattern[0] for _, pattern in _each(runner, ids[None], chosen)])
     return AttentionPatterns(
-        str(runner.source), runner.dtype, ids, token_texts(runner, ids), tuple(chosen), patterns
-    )
+        str(runner.source), precision(runner), ids, token_texts(runner, ids), tuple(chosen),
+        patterns,
+    )  # fmt: skip
 
 
 def head_scores(
@@ -222,7 +223,7 @@ def head_scores(
                 scores[kind][layer] = np.einsum("bhqk,bqk->h", pattern, target) / count
         if on_progress is not None:
             on_progress(layer + 1, config.n_layer)
-    return HeadScores(str(runner.source), runner.dtype, what, **scores)
+    return HeadScores(str(runner.source), precision(runner), what, **scores)
 
 
 def attention_statistics(runner: Runner, prompt: Prompt) -> AttentionStatistics:
@@ -241,7 +242,7 @@ def attention_statistics(runner: Runner, prompt: Prompt) -> AttentionStatistics:
         distance.append((p * apart[1:]).sum(-1).mean(-1))
     return AttentionStatistics(
         str(runner.source),
-        runner.dtype,
+        precision(runner),
         token_texts(runner, ids),
         np.stack(entropy),
         np.stack(distance),

@@ -19,7 +19,7 @@ from gpt2kit.readout import Floats, Ints
 from gpt2kit.runner import Run, Runner
 from gpt2kit.tokenizer import printable
 from probes.attribution_view import parts
-from probes.prompts import Prompt, index, prompt_ids, tokenizer_of
+from probes.prompts import Prompt, index, precision, prompt_ids, tokenizer_of
 from probes.result import Result
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _EXACT, _BEYOND = 1e-4, 1e-6
 # How far the model's own logit may be from that, relative to its size; in half precision, and where
 # what is multiplied is rounded to 8 bits (a quantised file), the parts as well.
 _TOLERANCE = {"float32": 1e-4, "float64": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
-_QUANTISED = 1e-1
+_TOLERANCE |= dict.fromkeys(("int8", "int4", "int4-all"), 1e-1)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -170,9 +170,9 @@ def _check_sum(runner: Runner, parts: float, logit: float, total: float, own: Fl
     Raises GPT2KitError unless all three are one number.
     """
     largest = float(np.abs(own).max())
-    coarse = bool(getattr(runner, "quantize", None)) or runner.dtype in ("float16", "bfloat16")
-    tolerance = _QUANTISED if getattr(runner, "quantize", None) else _TOLERANCE[runner.dtype]
-    allowed = tolerance * max(1.0, largest)
+    kind = precision(runner)
+    coarse = kind not in ("float32", "float64")
+    allowed = _TOLERANCE[kind] * max(1.0, largest)
     for what, apart, limit in (
         ("the parts sum to", parts - logit, allowed if coarse else max(_EXACT, _BEYOND * largest)),
         ("the final stream's logit is", logit - total, allowed),
@@ -231,7 +231,7 @@ def asked(
     """The fields of Asked, but for `total`."""
     return {
         "source": str(runner.source),
-        "dtype": runner.dtype,
+        "dtype": precision(runner),
         "has_bos": has_bos,
         "prompt_ids": ids,
         "prompt_tokens": tuple(tokenizer_of(runner).tokens(ids.tolist())),

@@ -29,7 +29,7 @@ from gpt2kit.runner import Runner
 from gpt2kit.sampling import largest
 from gpt2kit.tokenizer import printable
 from probes.attention_view import leaders
-from probes.prompts import Token, token_id, token_texts
+from probes.prompts import Token, precision, token_id, token_texts
 from probes.result import Result
 from probes.view import table, title
 
@@ -113,7 +113,7 @@ def copying_score(runner: Runner) -> CopyingScores:
             size = np.abs(eigenvalues).sum()
             if size > _NOTHING * np.prod([np.linalg.norm(x) for x in (out, through, value)]):
                 scores[layer, head] = eigenvalues.sum().real / size
-    return CopyingScores(str(runner.source), runner.dtype, scores)
+    return CopyingScores(str(runner.source), precision(runner), scores)
 
 
 def ov_top_tokens(
@@ -194,5 +194,5 @@ def _top(
     best, ids = largest(values, top_k)
     token, *tokens = token_texts(runner, np.array([row, *ids]))
     return CircuitTokens(
-        str(runner.source), runner.dtype, circuit, layer, head, token, ids, tuple(tokens), best
+        str(runner.source), precision(runner), circuit, layer, head, token, ids, tuple(tokens), best
     )

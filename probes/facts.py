@@ -31,6 +31,7 @@ from probes.fact_measures import (
     years_patching,
 )
 from probes.facts_report import Checked, Fact, FactsReport
+from probes.prompts import precision
 from probes.sweep import OnProgress, Progress
 
 # What an exported file must carry for every fact.
@@ -66,7 +67,7 @@ def check_facts(
     for fact in facts:
         rows.append(_check(runner, fact))
         progress.add(1)
-    return FactsReport(str(runner.source), runner.dtype, tuple(rows))
+    return FactsReport(str(runner.source), precision(runner), tuple(rows))
 
 
 def require_gpt2(runner: Runner) -> None:

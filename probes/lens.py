@@ -19,7 +19,7 @@ from rich.console import RenderableType
 from gpt2kit.errors import GPT2KitError, InputError
 from gpt2kit.readout import Floats, Ints, Readout
 from gpt2kit.runner import Runner
-from probes.prompts import Prompt, Where, prompt_ids, select, tokenizer_of
+from probes.prompts import Prompt, Where, precision, prompt_ids, select, tokenizer_of
 from probes.result import Result
 
 SITES = {"resid": "resid_post", "mid": "resid_mid", "attn": "attn_out", "mlp": "mlp_out"}
@@ -214,7 +214,7 @@ def logit_lens(
     return LogitLens(
         kind="logit lens",
         source=str(runner.source),
-        dtype=runner.dtype,
+        dtype=precision(runner),
         has_bos=prepend_bos,
         prompt_ids=ids,
         prompt_tokens=tuple(tokenizer.tokens(ids.tolist())),

@@ -19,7 +19,7 @@ from gpt2kit.errors import InputError
 from gpt2kit.readout import Floats, Ints
 from gpt2kit.runner import Runner
 from probes.directions import Prompts, collect
-from probes.prompts import counted
+from probes.prompts import counted, precision
 from probes.result import Result
 from probes.view import table, title
 
@@ -108,7 +108,7 @@ def linear_probe(
     commonest = np.bincount(y[train]).argmax()
     return LinearProbe(
         source=str(runner.source),
-        dtype=runner.dtype,
+        dtype=precision(runner),
         taps=tuple(flat),
         position=position,
         classes=tuple(classes.tolist()),

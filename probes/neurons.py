@@ -23,7 +23,7 @@ from gpt2kit.runner import Runner
 from gpt2kit.sampling import largest
 from gpt2kit.tokenizer import Tokenizer, printable
 from probes.directions import batches
-from probes.prompts import counted, tokenizer_of
+from probes.prompts import counted, precision, tokenizer_of
 from probes.result import Result
 from probes.single_head import check_number, tap_of
 from probes.view import table, title, visible
@@ -71,7 +71,7 @@ def neuron_lens(runner: Runner, layer: int, neuron: int, *, top_k: int = 10) -> 
     tokenizer = tokenizer_of(runner)
     return NeuronLens(
         source=str(runner.source),
-        dtype=runner.dtype,
+        dtype=precision(runner),
         layer=layer,
         neuron=neuron,
         raised_ids=up,
@@ -129,7 +129,7 @@ def nearest_tokens(runner: Runner, layer: int, neuron: int, *, top_k: int = 10) 
     tokenizer = tokenizer_of(runner)
     return NearestTokens(
         source=str(runner.source),
-        dtype=runner.dtype,
+        dtype=precision(runner),
         layer=layer,
         neuron=neuron,
         read_ids=read_ids,
@@ -217,7 +217,7 @@ def top_activating(
         raise InputError("the texts hold no tokens")
     return TopActivating(
         source=str(runner.source),
-        dtype=runner.dtype,
+        dtype=precision(runner),
         layer=layer,
         neuron=neuron,
         activations=np.array([-place[0] for place in best]),

@@ -17,7 +17,7 @@ from gpt2kit.errors import InputError
 from gpt2kit.readout import Floats, Ints
 from gpt2kit.runner import Runner
 from gpt2kit.taps import resolve_one
-from probes.prompts import Prompt, Where, counted, prompt_ids, select, tokenizer_of
+from probes.prompts import Prompt, Where, counted, precision, prompt_ids, select, tokenizer_of
 from probes.result import Result
 from probes.view import table, title, visible
 
@@ -92,7 +92,7 @@ def head_lens(
     assert read.target_ranks is not None
     return HeadLens(
         source=str(runner.source),
-        dtype=runner.dtype,
+        dtype=precision(runner),
         layer=layer,
         head=head,
         prompt_tokens=tuple(tokenizer.tokens(ids.tolist())),

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,13 +14,13 @@ from rich.console import Console
 
 from exporters import export_onnx, open_onnx
 from exporters.parity import on_cpu
-from exporters.quantize import pack, unpack
+from exporters.quantize import BITS, pack, unpack
 from gpt2kit import TorchRunner, load
 from gpt2kit.errors import GPT2KitError, InputError, TapError
 from gpt2kit.runner import Source
 from gpt2kit.taps import TapDict, resolve
 from probes import view
-from probes.attribution import LEVELS, direct_logit_attribution
+from probes.attribution import LEVELS, _check_sum, direct_logit_attribution
 from probes.gradients import attribution_patching, edge_attribution_patching
 from probes.metrics import Metric
 from probes.token_attribution import METHODS, input_attribution
@@ -246,6 +247,15 @@ def test_a_quantised_file_is_explained_by_the_weights_it_stands_for(bundled, kin
         )
         assert np.abs(got.parts - want.parts).max() < 0.1  # activations are rounded to 8 bits
         assert np.corrcoef(got.parts, want.parts)[0, 1] > 0.99
+        assert (got.dtype, want.dtype) == (kind, "float32")
+
+
+def test_the_sum_is_checked_on_every_kind_of_quantised_file():
+    for kind in BITS:
+        runner = SimpleNamespace(dtype="float32", quantize=kind)
+        _check_sum(runner, 10.9, 10.0, 10.9, np.array([10.9]))
+        with pytest.raises(GPT2KitError, match=r"the final stream's logit is 1\.20e"):
+            _check_sum(runner, 10.0, 10.0, 11.2, np.array([11.2]))
 
 
 def test_an_exported_file_says_which_taps_it_lacks(torch_runner, tmp_path):

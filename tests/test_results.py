@@ -12,6 +12,7 @@ from rich.console import Console
 
 import probes
 from probes import Metric, TunedLens
+from probes.facts import check_facts
 from probes.result import Result
 
 A, B = "the [/] b", "the [b] b"
@@ -48,12 +49,26 @@ MAKERS = {
     "TunedLens": TunedLens.identity,
 }  # fmt: skip
 
+WITHOUT_DTYPE = {"Direction", "EditEffect", "GenerationLens", "GreaterThan", "Pairs", "TunedLens"}
+
 
 def drawn(result: Result, width: int) -> list[str]:
     console = Console(width=width, color_system=None, file=io.StringIO())
     with console.capture() as capture:
         console.print(result.render())
     return capture.get().splitlines()
+
+
+class Quantised:
+    """A runner that says of itself what an exported file of 8 bits says."""
+
+    quantize = "int8"
+
+    def __init__(self, inner) -> None:
+        self.inner = inner
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
 
 
 def refused(name: str) -> None:
@@ -78,6 +93,14 @@ def test_a_result_can_be_read_everywhere(torch_runner, name):
     assert drawn(result, 200)[0].split()[0] in shown
     data = json.loads(result.to_json(), parse_constant=refused)
     assert set(data) >= {"cells"} if name == "LogitLens" else set(vars(result)) <= set(data)
+
+
+@pytest.mark.parametrize("name", [*sorted(MAKERS.keys() - WITHOUT_DTYPE), "FactsReport"])
+def test_a_result_from_a_quantised_file_says_so(torch_runner, name):
+    make = MAKERS.get(name, lambda r: check_facts(r, []))
+    result = make(Quantised(torch_runner))
+    assert result.dtype == "int8"
+    assert "  int8" in drawn(result, 200)[0]
 
 
 def test_a_step_of_a_generation_is_one_line(torch_runner):
