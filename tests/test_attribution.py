@@ -197,7 +197,7 @@ def loud() -> TorchRunner:
     for block in model.h:
         for weight in block.parameters():
             weight.mul_(0.1 if weight.ndim == 2 else 1)
-    model.ln_f.weight.mul_(5)
+    model.ln_f.weight.mul_(2.9)
     return TorchRunner(model, byte_tokenizer(), Source("loud"))
 
 
@@ -215,7 +215,7 @@ def test_large_logits_are_explained_as_exactly(loud, engine, tmp_path):
     normed = (x - x.mean(-1, keepdims=True)) / run.taps["ln_f_scale"][0]
     w = {name: runner.weight(name).astype(np.float64) for name in ("ln_f.weight", "ln_f.bias")}
     logits = (normed * w["ln_f.weight"] + w["ln_f.bias"]) @ runner.weight("lm_head.weight").T
-    assert 80 < np.abs(logits).max() < 200
+    assert 80 < np.abs(logits).max() <= 100
     for by in LEVELS:
         for position in range(0, len(ids), 5):
             got = direct_logit_attribution(runner, ids, target="a", position=position, by=by)
