@@ -20,7 +20,7 @@ from exporters.devices import choose
 from exporters.interface import LOGITS_POSITIONS, edit_names, existing, past_names, present_names
 from exporters.onnx_cache import Changes, Decoder, InPlaceCache, OnnxCache, zeros
 from exporters.readout_graph import ReadoutGraph, Unembedding
-from exporters.sessions import costly, open_session, providers, reason, run_options, session_options
+from exporters.sessions import open_session, providers, reason, run_options, session_options
 from exporters.topk_graph import TopK
 from exporters.weights import Weights
 from gpt2kit.config import GPT2Config
@@ -67,9 +67,8 @@ def open_onnx(
 class OnnxRunner:
     """A Runner on onnxruntime. `taps` are the names that the file carries.
 
-    Taps that are computed for themselves alone (scores, patterns, each head's write, the norms'
-    scales) are left out of its session; a second one, over the same file, is opened when a run
-    first asks for one of them.
+    Its session leaves out all taps but those of the residual stream, for others cost time even if
+    nobody fetches them; when a run first asks for one, a session that gives all takes its place.
     """
 
     def __init__(
@@ -94,6 +93,7 @@ class OnnxRunner:
         self.past_names = past_names(self.config.n_layer)
         self.present_names = present_names(self.config.n_layer)
         self.run_options = run_options()
+        self._given = _outputs(session)
 
     def __repr__(self) -> str:
         c = self.config
@@ -103,13 +103,12 @@ class OnnxRunner:
             f"{self.threads} threads, {len(self.taps)} taps, {len(self.edits)} edits)"
         )
 
-    @cached_property
-    def whole(self) -> ort.InferenceSession:
-        """The session that gives every tap; the first, if that does."""
-        given = {output.name for output in self.session.get_outputs()}
-        if given.issuperset(self.taps):
-            return self.session
-        return open_session(self.path, self.device, self.threads)[0]
+    def carrying(self, outputs: Iterable[str]) -> ort.InferenceSession:
+        """The session, which from now on gives these outputs of the file."""
+        if not self._given.issuperset(outputs):
+            self.session, self.cuda_graphs = open_session(self.path, self.device, self.threads)
+            self._given = _outputs(self.session)
+        return self.session
 
     @property
     def provider(self) -> str:
@@ -311,7 +310,7 @@ class OnnxRunner:
 
         presents: the outputs to keep, into the given buffer or one of the engine's own.
         """
-        session = self.whole if any(map(costly, names)) else self.session
+        session = self.carrying(names)
         binding = session.io_binding()
         positions = batch.positions(self.config.n_positions)
         feeds = {
@@ -428,6 +427,10 @@ class OnnxRunner:
     def weight(self, name: str) -> Floats:
         """See `Runner.weight`; read from the file each time."""
         return self._weights.read(name)
+
+
+def _outputs(session: ort.InferenceSession) -> set[str]:
+    return {output.name for output in session.get_outputs()}
 
 
 def _part(batch: Batch, start: int, size: int) -> Batch:

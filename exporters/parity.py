@@ -435,8 +435,9 @@ def _raw(
         feeds[LOGITS_POSITIONS] = np.arange(ids.shape[1])[None]
     values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in feeds.items()}
     values |= dict(zip(past_names(onnx.config.n_layer), past, strict=True))
-    names = [output.name for output in onnx.whole.get_outputs()]
-    outputs = onnx.whole.run_with_ort_values(names, values, onnx.run_options)
+    session = onnx.carrying(onnx.taps)
+    names = [output.name for output in session.get_outputs()]
+    outputs = session.run_with_ort_values(names, values, onnx.run_options)
     return dict(zip(names, outputs, strict=True))
 
 

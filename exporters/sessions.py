@@ -13,9 +13,11 @@ from exporters.devices import CPU, CUDA, check_placement, physical_cores
 from gpt2kit.errors import EngineError
 
 
-def costly(tap: str) -> bool:
-    """Whether a tap is computed for itself alone, while others are on the way to the logits."""
-    return tap.endswith((".attn_scores", ".pattern", ".head_out", "_scale"))
+def costly(output: str) -> bool:
+    """Whether an output is a tap beside the residual stream: onnxruntime computes all outputs that
+    a graph has, and gives each memory of its own, fetched or not."""
+    stream = ("logits", "ln_f", "blocks.0.resid_pre")
+    return not (output in stream or output.startswith("present.") or ".resid_" in output)
 
 
 def session_options(threads: int | None) -> ort.SessionOptions:
@@ -52,7 +54,7 @@ def open_session(
 ) -> tuple[ort.InferenceSession, bool]:
     """The session, and whether it can capture CUDA graphs.
 
-    lean: without the taps that are `costly`, nor what is computed for them alone.
+    lean: without the taps that are `costly`.
     """
     options = session_options(threads)
     if device == "cuda":

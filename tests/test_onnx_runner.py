@@ -144,25 +144,36 @@ def test_threads_change_nothing(onnx_runner):
     close(one.run(ids).logits, onnx_runner.run(ids).logits)
 
 
-def test_taps_that_are_computed_for_themselves_alone_have_a_session_of_their_own(onnx_runner):
+def test_taps_beside_the_stream_cost_nothing_until_they_are_asked_for(onnx_runner):
     runner = open_onnx(onnx_runner.path, device="cpu")
-    ids = random_ids(2, 5)
-    runner.run(ids, taps=["blocks.*.resid_post", "blocks.*.z"])
-    assert "whole" not in vars(runner)
-    given = {output.name for output in runner.session.get_outputs()}
-    assert {"logits", "blocks.1.resid_post", "blocks.1.mlp_post"} <= given
-    assert not [name for name in given if name.endswith(("pattern", "attn_scores", "head_out"))]
-    taps = ["blocks.1.pattern", "blocks.0.head_out", "ln_f_scale"]
-    run, want = runner.run(ids, taps=taps), onnx_runner.run(ids, taps=taps)
-    assert "whole" in vars(runner)
+    lean, ids = runner.session, random_ids(2, 5)
+    cache = runner.run(ids, taps="*.resid_*", cache=runner.new_cache(2)).cache
+    assert runner.session is lean
+    given = {output.name for output in lean.get_outputs()}
+    assert {"logits", "present.2.value", "blocks.1.resid_post", "ln_f"} <= given
+    assert not given & {
+        "embed",
+        "blocks.1.pattern",
+        "blocks.0.head_out",
+        "blocks.0.z",
+        "ln_f_scale",
+    }
+    taps = ["embed", "blocks.1.pattern", "blocks.0.head_out", "blocks.0.z", "ln_f_scale"]
+    assert not given & set(taps)
+    run = runner.run(ids, taps=taps)
+    assert runner.session is not lean
+    want = onnx_runner.run(ids, taps=taps)
     for tap in taps:
         close(run.taps[tap], want.taps[tap])
+    ahead = runner.run(ids[:, :1], cache=cache)  # a cache outlives the session that filled it
+    whole = onnx_runner.run(np.concatenate([ids, ids[:, :1]], 1))
+    close(ahead.logits[:, -1], whole.logits[:, -1])
 
 
-def test_a_file_without_such_taps_has_one_session(tmp_path, torch_runner):
+def test_a_file_of_the_stream_alone_keeps_its_session(tmp_path, torch_runner):
     export_onnx(torch_runner, tmp_path / "x.onnx", taps=["blocks.*.resid_post"])
     runner = open_onnx(tmp_path / "x.onnx", device="cpu")
-    assert runner.whole is runner.session
+    assert runner.carrying(runner.taps) is runner.session
 
 
 def test_a_run_may_want_nothing_but_its_cache_or_nothing_at_all(runner):
