@@ -30,8 +30,8 @@ def session(
 ) -> ort.InferenceSession:
     """An InferenceSession over the file, whose large weights are mapped. Raises what it raises.
 
-    without: which outputs to leave out; onnxruntime computes all that a graph has, whatever is
-             fetched (its issue #16013), and nothing that no output needs.
+    without: which outputs to leave out, with what is computed for them alone; onnxruntime computes
+             all that a graph has, whatever is fetched (its issue #16013).
     """
     graph = without_weights(path)
     folder = str(path.resolve().parent)
@@ -44,7 +44,8 @@ def session(
 def _without_outputs(
     path: Path, graph: bytes | None, without: Callable[[str], bool]
 ) -> bytes | None:
-    """The serialised model without some outputs; None if it has none of them, or is no model."""
+    """The serialised model without some outputs, and without what is computed for them alone; None
+    if it has none of them, or is no model."""
     try:
         model = onnx.load_from_string(path.read_bytes() if graph is None else graph)
     except DecodeError:
@@ -52,8 +53,17 @@ def _without_outputs(
     kept = [output for output in model.graph.output if not without(output.name)]
     if len(kept) == len(model.graph.output):
         return None
-    del model.graph.output[:]
-    model.graph.output.extend(kept)
+    needed = {output.name for output in kept}
+    nodes = []
+    for node in reversed(model.graph.node):
+        if not needed.isdisjoint(node.output):
+            needed.update(node.input)
+            nodes.append(node)
+    needed.update(value.name for value in model.graph.input)  # whose defaults are kept as well
+    weights = [weight for weight in model.graph.initializer if weight.name in needed]
+    for part, left in (("output", kept), ("node", nodes[::-1]), ("initializer", weights)):
+        model.graph.ClearField(part)
+        getattr(model.graph, part).extend(left)
     made: bytes = model.SerializeToString()
     return made
 

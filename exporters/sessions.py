@@ -11,13 +11,17 @@ import onnxruntime as ort
 from exporters import mapped
 from exporters.devices import CPU, CUDA, check_placement, physical_cores
 from gpt2kit.errors import EngineError
+from gpt2kit.taps import axes_of
 
 
 def costly(output: str) -> bool:
     """Whether an output is a tap beside the residual stream: onnxruntime computes all outputs that
     a graph has, and gives each memory of its own, fetched or not."""
-    stream = ("logits", "ln_f", "blocks.0.resid_pre")
-    return not (output in stream or output.startswith("present.") or ".resid_" in output)
+    try:
+        axes_of(output)
+    except KeyError:  # logits, a cache, or an output of somebody else's file
+        return False
+    return output != "ln_f" and ".resid_" not in output
 
 
 def session_options(threads: int | None) -> ort.SessionOptions:

@@ -10,6 +10,7 @@ from conftest import random_ids
 
 from exporters import export_onnx, mapped, open_onnx
 from exporters.mapped import without_weights
+from exporters.sessions import costly
 from gpt2kit.errors import EngineError
 
 
@@ -45,6 +46,17 @@ def test_results_are_the_same(fused_runner):
     want = fused_runner.run(ids)  # opened with weights this small in the graph
     got = open_onnx(fused_runner.path, device="cpu").run(ids)
     assert (got.logits == want.logits).all()
+
+
+def test_what_is_computed_for_an_output_alone_goes_with_it(torch_runner, tmp_path):
+    path = tmp_path / "x.onnx"
+    export_onnx(torch_runner, path, profile="fused", taps=["*.pattern", "*.head_out", "*.resid_*"])
+    lean = onnx.load_from_string(mapped._without_outputs(path, None, costly))
+    operators = {node.op_type for node in lean.graph.node}
+    assert "GroupQueryAttention" in operators
+    assert not operators & {"Softmax", "Einsum"}
+    assert {"Softmax", "Einsum"} <= {node.op_type for node in onnx.load(path).graph.node}
+    assert mapped._without_outputs(path, lean.SerializeToString(), costly) is None
 
 
 def test_a_path_from_another_folder(torch_runner, tmp_path, monkeypatch):
