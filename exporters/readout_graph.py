@@ -25,6 +25,9 @@ from gpt2kit.readout import Floats, Ints, Sums
 VECTORS, WIDTH = 208, 2048  # on a CPU, that meet at a time: their logits stay within its caches
 WHOLE_VECTORS = 320
 
+# What both graphs start with.
+_NORMED = """narrow_resid = CastLike (resid, gain)
+    normed = LayerNormalization <axis = -1, epsilon = EPSILON> (narrow_resid, gain, bias)"""
 # Vectors (row, group) meet the vocabulary in pieces {i}. Logits x are taken relative to that of the
 # first target, so that what is larger than it is above 0, and sums are of numbers that are small.
 _SUMS = """
@@ -37,8 +40,7 @@ sums (float[vectors, d_model] resid, int64[vectors, n] targets, int64[1] k, int6
 <int64[1] zero = {0}, int64[1] one = {1}, int64[1] two = {2}, int64[1] last = {-1},
  int64[1] end = {9223372036854775807}>
 {
-    narrow_resid = CastLike (resid, gain)
-    normed = LayerNormalization <axis = -1, epsilon = EPSILON> (narrow_resid, gain, bias)
+    NORMED
     CHOSEN
     first = Slice (chosen, zero, one, last)
     rest = Slice (chosen, one, end, last)
@@ -55,8 +57,7 @@ _LOGITS = """
 <ir_version: 10, opset_import: ["" : 18, "com.microsoft" : 1]>
 unembed (float[vectors, d_model] resid) => (float[vectors, vocab] logits)
 {
-    narrow_resid = CastLike (resid, gain)
-    normed = LayerNormalization <axis = -1, epsilon = EPSILON> (narrow_resid, gain, bias)
+    NORMED
     PRODUCT
     logits = Cast <to = 1> (narrow)
 }
@@ -206,7 +207,8 @@ class _Session:
         options: ort.SessionOptions,
         given: dict[str, Any],
     ) -> None:
-        model = parser.parse_model(text.replace("EPSILON", f"{config.layer_norm_epsilon:.12f}"))
+        normed = _NORMED.replace("EPSILON", f"{config.layer_norm_epsilon:.12f}")
+        model = parser.parse_model(text.replace("NORMED", normed))
         used = {name for node in model.graph.node for name in node.input}
         weights = {name: array for name, array in weights.items() if name in used}
         model.graph.initializer.extend(_stub(name, array) for name, array in weights.items())

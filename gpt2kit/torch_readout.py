@@ -35,10 +35,7 @@ def largest_logits(model: GPT2, x: Tensor, k: int) -> tuple[Floats, Ints]:
     top_ids = torch.zeros_like(top, dtype=torch.int64)
     for start in range(0, size, step):
         logits = at_least_float32(linear(x, model.unembedding[start : start + step].T))
-        new = logits.topk(min(k, logits.shape[-1]))
-        best = torch.cat([top, new.values], -1).topk(k)
-        ids = torch.cat([top_ids, new.indices + start], -1).gather(-1, best.indices)
-        top.copy_(best.values), top_ids.copy_(ids)  # in place: what stays must not move about
+        _keep_top(top, top_ids, logits, logits.amax(-1), start)
     return top.cpu().numpy(), top_ids.cpu().numpy()
 
 
@@ -84,9 +81,9 @@ def sums(model: GPT2, x: Tensor, targets: Tensor, refers: bool, top_k: int) -> S
 
 
 def _keep_top(top: Tensor, top_ids: Tensor, logits: Tensor, high: Tensor, start: int) -> None:
-    """Merge the largest logits (row, group, token) into those so far, largest first: few vectors
-    have any that are larger."""
-    rows = (high > top[..., -1]).flatten().nonzero()[:, 0]
+    """Merge the largest logits (…, …, token) into those so far, largest first: few vectors have any
+    that are larger. NaN counts as larger, so that it is not overlooked."""
+    rows = (~(high <= top[..., -1])).flatten().nonzero()[:, 0]
     if not len(rows):
         return
     logits, top, top_ids = (part.flatten(0, 1) for part in (logits, top, top_ids))

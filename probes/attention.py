@@ -7,7 +7,7 @@ positions leave it out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ from probes.attention_view import PatternGrid, leaders, leading
 from probes.datasets import repeated_tokens
 from probes.prompts import Prompt, Where, counted, precision, prompt_ids, select, token_texts
 from probes.result import Result
+from probes.sweep import OnProgress, Progress
 from probes.view import table, title, visible
 
 KINDS = ("previous_token", "duplicate_token", "induction", "first_token", "current_token")
@@ -193,7 +194,7 @@ def head_scores(
     length: int = 50,
     batch: int = 4,
     seed: int = 0,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> HeadScores:
     """Which heads look at the token before, at a copy, after a copy, at the start, at themselves.
 
@@ -216,13 +217,12 @@ def head_scores(
             f"length = {length}: twice that does not fit the context of {config.n_positions}"
         )
     scores = {kind: np.full((config.n_layer, config.n_head), np.nan) for kind in KINDS}
-    targets = _targets(ids, start)
+    targets, progress = _targets(ids, start), Progress(on_progress, config.n_layer)
     for layer, pattern in _each(runner, ids, range(config.n_layer)):
         for kind, target in targets.items():
             if count := target.any(-1).sum():
                 scores[kind][layer] = np.einsum("bhqk,bqk->h", pattern, target) / count
-        if on_progress is not None:
-            on_progress(layer + 1, config.n_layer)
+        progress.add(1)
     return HeadScores(str(runner.source), precision(runner), what, **scores)
 
 

@@ -360,6 +360,16 @@ def test_readout_does_not_depend_on_the_tile(runner, stream, monkeypatch, vector
     close(small.unembed(stream[0, 0]), runner.unembed(stream[0, 0]), 1e-5)
 
 
+def test_largest_logits_that_are_no_numbers_are_not_overlooked_in_any_piece(monkeypatch):
+    model = random_model(CONFIG)
+    model.wte.weight.data[130] = np.nan
+    ids = random_ids(1, 5) % 100
+    monkeypatch.setattr(gpt2kit.torch_readout, "width", lambda vectors, device: 50)
+    run = TorchRunner(model).run(ids, top_k=3)
+    assert np.isnan(run.logits[..., 0]).all()
+    assert (run.top_ids[..., 0] == 130).all()
+
+
 def test_readout_takes_any_number_of_axes_and_any_strides(runner, stream):
     want = runner.readout(stream, reference=stream[-1]).kl
     one = runner.readout(stream[1, 0, 3], reference=stream[-1, 0, 3], targets=5)
