@@ -1,8 +1,12 @@
 """A small random model and its tokenizer, and the `runner` fixture over both engines."""
 
 import json
+import os
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+
+os.environ.setdefault("SYMPY_CACHE_SIZE", "100000")  # tracing many edits overflows its 1000
 
 import numpy as np
 import pytest
@@ -10,7 +14,7 @@ import tokenizers
 import torch
 from tokenizers import decoders, models, pre_tokenizers
 
-from gpt2kit import GPT2, GPT2Config, Tokenizer, TorchRunner
+from gpt2kit import GPT2, GPT2Config, Tokenizer, TorchRunner, load
 from gpt2kit.runner import Source
 from gpt2kit.taps import tap_axes
 
@@ -116,22 +120,55 @@ def double() -> TorchRunner:
     return TorchRunner(random_model(config, seed=1, dtype=torch.float64), byte_tokenizer())
 
 
-@pytest.fixture(scope="session")
-def onnx_runner(torch_runner, tmp_path_factory):
-    from exporters import export_onnx, open_onnx
-
-    path = tmp_path_factory.mktemp("onnx") / "random.onnx"
-    export_onnx(torch_runner, path, taps="*", edits="*")
-    return open_onnx(path, device="cpu")
+# Of the bundled model quantised: whatever a test reads, so that one file of a kind serves all.
+QUANTISED_TAPS = ("*embed", "ln_f_scale", "*.resid_*", "*.z", "*.attn_out", "*.mlp_*")
 
 
 @pytest.fixture(scope="session")
-def fused_runner(torch_runner, tmp_path_factory):
-    from exporters import export_onnx, open_onnx
+def bundled() -> TorchRunner:
+    return load("bundled", device="cpu")
 
-    path = tmp_path_factory.mktemp("fused") / "random.onnx"
-    export_onnx(torch_runner, path, profile="fused", taps="*", edits="*")
-    return open_onnx(path, device="cpu")
+
+def export_once(runner: TorchRunner, tmp_path_factory):
+    """file(profile, taps, edits, quantize) -> the file of `runner`, each made once."""
+    from exporters import export_onnx
+
+    @cache
+    def make(**options) -> Path:
+        path = tmp_path_factory.mktemp("onnx") / f"{runner.source}.onnx"
+        export_onnx(runner, path, **options)
+        return path
+
+    def file(profile="portable", taps=(), edits=(), quantize=None) -> Path:
+        return make(profile=profile, taps=taps, edits=edits, quantize=quantize)
+
+    return file
+
+
+@pytest.fixture(scope="session")
+def file_of(torch_runner, tmp_path_factory):
+    """Files of `torch_runner` that no test changes."""
+    return export_once(torch_runner, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def bundled_file(bundled, tmp_path_factory):
+    """Files of the bundled model that no test changes."""
+    return export_once(bundled, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def onnx_runner(file_of):
+    from exporters import open_onnx
+
+    return open_onnx(file_of(taps="*", edits="*"), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def fused_runner(file_of):
+    from exporters import open_onnx
+
+    return open_onnx(file_of("fused", taps="*", edits="*"), device="cpu")
 
 
 @pytest.fixture(scope="session", params=ENGINES)

@@ -13,7 +13,7 @@ from planted import planted_runner
 from rich.cells import cell_len
 from rich.console import Console
 
-from gpt2kit import Edit, TorchRunner, load
+from gpt2kit import Edit, TorchRunner
 from gpt2kit.errors import InputError
 from probes import attention
 from probes.attention import KINDS, attention_patterns, attention_statistics, head_scores
@@ -48,11 +48,6 @@ def loss(runner, ids, heads=()) -> np.ndarray:
 @pytest.fixture(scope="module")
 def known() -> TorchRunner:
     return planted_runner()
-
-
-@pytest.fixture(scope="module")
-def bundled() -> TorchRunner:
-    return load("bundled", device="cpu")
 
 
 @pytest.fixture(params=["torch", "onnx"])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from by_hand import forward
-from conftest import CONFIG, byte_tokenizer, close, random_model
+from conftest import CONFIG, QUANTISED_TAPS, byte_tokenizer, close, random_model
 from rich.cells import cell_len
 from rich.console import Console
 
@@ -40,11 +40,6 @@ BOTH = [direct_logit_attribution, input_attribution]
 def exact(request) -> TorchRunner:
     model = random_model(CONFIGS[request.param], seed=2, dtype=torch.float64)
     return TorchRunner(model, byte_tokenizer())
-
-
-@pytest.fixture(scope="module")
-def bundled() -> TorchRunner:
-    return load("bundled", device="cpu")
 
 
 def id_of(text: str) -> int:
@@ -235,10 +230,9 @@ def test_every_engine_gives_the_same_parts(torch_runner, runner, by, foil):
 
 
 @pytest.mark.parametrize("kind", ["int8", "int4-all"])
-def test_a_quantised_file_is_explained_by_the_weights_it_stands_for(bundled, kind, tmp_path):
-    taps = ["*embed", "ln_f_scale", "*.resid_post", "*.z", "*.attn_out", "*.mlp_*"]
-    export_onnx(bundled, tmp_path / "small.onnx", taps=taps, quantize=kind)
-    small = open_onnx(tmp_path / "small.onnx", device="cpu")
+def test_a_quantised_file_is_explained_by_the_weights_it_stands_for(bundled, kind, bundled_file):
+    path = bundled_file(quantize=kind, taps=QUANTISED_TAPS)
+    small = open_onnx(path, device="cpu")
     plain = TorchRunner(unpack(pack(on_cpu(bundled.model, torch.float32), kind)), bundled.tokenizer)
     for by in LEVELS:
         got, want = (
@@ -258,10 +252,9 @@ def test_the_sum_is_checked_on_every_kind_of_quantised_file():
             _check_sum(runner, 10.0, 10.0, 11.2, np.array([11.2]))
 
 
-def test_an_exported_file_says_which_taps_it_lacks(torch_runner, tmp_path):
-    export_onnx(torch_runner, tmp_path / "bare.onnx")
+def test_an_exported_file_says_which_taps_it_lacks(file_of):
     with pytest.raises(TapError, match=r"does not carry the tap 'embed' .*export it with"):
-        direct_logit_attribution(open_onnx(tmp_path / "bare.onnx"), PROMPT, target="a")
+        direct_logit_attribution(open_onnx(file_of()), PROMPT, target="a")
 
 
 # Tokens of the prompt

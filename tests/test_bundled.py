@@ -1,15 +1,8 @@
 """The model that ships: small, fluent enough, with circuits that were learned."""
 
 import numpy as np
-import pytest
 
-from gpt2kit import load
 from gpt2kit.checkpoint import BUNDLED
-
-
-@pytest.fixture(scope="module")
-def bundled():
-    return load("bundled", device="cpu")
 
 
 def test_the_folder_is_small():

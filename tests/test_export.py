@@ -454,11 +454,12 @@ def test_a_full_disk_leaves_nothing_and_is_named(folder, traced, monkeypatch, ex
 FULL = """
 import resource, sys
 sys.path[:0] = [{tests!r}]
-from conftest import random_model
+from conftest import CONFIG, random_model, replace
 from exporters import export_onnx
 from gpt2kit import TorchRunner
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-export_onnx(TorchRunner(random_model()), {target!r}, external_data={external})
+model = random_model(replace(CONFIG, n_layer=1))
+export_onnx(TorchRunner(model), {target!r}, external_data={external})
 """
 
 
@@ -578,8 +579,9 @@ def test_a_trace_that_fails_is_one_clear_error(traced, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_replaced_file_takes_its_data_along(tmp_path):
-    runner = tiny_runner(n_layer=1)
+def test_a_replaced_file_takes_its_data_along(traced, tmp_path, monkeypatch):
+    runner, program = traced
+    monkeypatch.setattr(exporters.onnx_export, "trace", lambda *_: program)
     for external in (True, False):
         export_onnx(runner, tmp_path / "out.onnx", external_data=external)
         assert (tmp_path / "out.onnx.data").exists() == external

@@ -362,11 +362,6 @@ RECORDED = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def bundled() -> TorchRunner:
-    return load("bundled", device="cpu")
-
-
 def test_recorded_facts_hold_on_torch(bundled):
     report = check_facts(bundled, RECORDED)
     assert [row.verdict for row in report.rows] == ["holds"] * 6, str(report)
@@ -377,12 +372,8 @@ def test_recorded_facts_hold_on_torch(bundled):
 
 
 @pytest.mark.slow
-def test_recorded_facts_hold_on_an_exported_file_and_the_rest_says_why_not(
-    bundled, tmp_path_factory
-):
-    path = tmp_path_factory.mktemp("bundled") / "bundled.onnx"
-    export_onnx(bundled, path, taps="blocks.*.pattern")
-    runner = open_onnx(path, device="cpu")
+def test_recorded_facts_hold_on_an_exported_file_and_the_rest_says_why_not(bundled_file):
+    runner = open_onnx(bundled_file(taps="blocks.*.pattern"), device="cpu")
     cut = Edit.zero("blocks.1.z", head=3)
     edited = replace(
         RECORDED[0], name="edited", measure=lambda r: [float(r.run([1], edits=[cut]).logits.max())]

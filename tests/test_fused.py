@@ -10,7 +10,6 @@ import pytest
 from conftest import CONFIG, byte_tokenizer, carried, close, random_ids
 
 import exporters.onnx_runner
-import gpt2kit
 from exporters import export_onnx, open_onnx, verify
 from gpt2kit import GPT2, Edit, TorchRunner
 from gpt2kit.config import PRESETS
@@ -116,18 +115,17 @@ def test_half_precision_of_xls_shape_stays_finite(profile, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("profile", ["portable", "fused"])
-def test_a_long_greedy_generation_equals_torch_token_for_token(profile, tmp_path):
-    runner = gpt2kit.load("bundled", device="cpu")
+def test_a_long_greedy_generation_equals_torch_token_for_token(profile, bundled, bundled_file):
+    runner, path = bundled, bundled_file(profile, taps="blocks.*.pattern")
     ids = [runner.tokenizer.encode("Alice was beginning to")]
     room = runner.config.n_positions - len(ids[0])
     assert room > 200
-    export_onnx(runner, tmp_path / "out.onnx", profile=profile)
     tokens = [
         list(steps(engine, ids, max_new_tokens=room, sampler=Sampler(greedy=True)))
-        for engine in (runner, open_onnx(tmp_path / "out.onnx", device="cpu"))
+        for engine in (runner, open_onnx(path, device="cpu"))
     ]
     assert tokens[0] == tokens[1]
-    assert verify(tmp_path / "out.onnx").passed
+    assert verify(path).passed
 
 
 @pytest.mark.parametrize("last_only", [False, True])

@@ -161,25 +161,17 @@ def test_a_decode_step_goes_back_to_no_edit(fused_runner):
 # What an edit that is not made costs
 
 
-def test_without_edits_a_file_computes_what_it_would_without_inputs_for_them(
-    engine, torch_runner, tmp_path
-):
-    export_onnx(torch_runner, tmp_path / "plain.onnx", profile=engine.profile)
-    plain = open_onnx(tmp_path / "plain.onnx", device="cpu")
+def test_without_edits_a_file_computes_what_it_would_without_inputs_for_them(engine, file_of):
+    plain = open_onnx(file_of(engine.profile), device="cpu")
     assert plain.edits == ()
     close(engine.run(IDS).logits, plain.run(IDS).logits, 1e-4)
 
 
 @pytest.fixture(scope="module")
-def fused_files(torch_runner, tmp_path_factory):
+def fused_files(file_of):
     """Fused files with nothing, with residual taps, and with residual edits."""
-    out = {}
     given = {"plain": {}, "taps": {"taps": "*.resid_*"}, "edits": {"edits": "*.resid_*"}}
-    for name, options in given.items():
-        path = tmp_path_factory.mktemp(name) / "x.onnx"
-        export_onnx(torch_runner, path, profile="fused", **options)
-        out[name] = path
-    return out
+    return {name: file_of("fused", **options) for name, options in given.items()}
 
 
 def operators(path) -> dict[str, int]:

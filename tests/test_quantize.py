@@ -2,21 +2,30 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import CONFIG, byte_tokenizer, random_ids, random_model
+from conftest import (
+    CONFIG,
+    QUANTISED_TAPS,
+    byte_tokenizer,
+    random_ids,
+    random_model,
+    write_checkpoint,
+)
 from onnx import numpy_helper
 
 import exporters.cost
 from exporters import export_onnx, open_onnx, verify
 from exporters.cost import cost
+from exporters.interface import parity_file
 from exporters.parity import on_cpu
 from exporters.quantize import Packed, pack, unpack
-from gpt2kit import TorchRunner, generate, load
+from gpt2kit import TorchRunner, generate
 from gpt2kit.cli import main
 from gpt2kit.errors import CheckpointError, ExportError, ParityError
 from gpt2kit.runner import Source
@@ -30,20 +39,14 @@ def kind(request) -> str:
     return request.param
 
 
-@pytest.fixture(scope="module")
-def bundled() -> TorchRunner:
-    return load("bundled", device="cpu")
-
-
 @pytest.fixture(scope="module", params=["portable", "fused"])
-def quantised(request, kind, bundled, tmp_path_factory):
-    path = tmp_path_factory.mktemp("quantised") / "model.onnx"
-    export_onnx(bundled, path, profile=request.param, quantize=kind, taps="*.resid_*")
+def quantised(request, kind, bundled_file):
+    path = bundled_file(request.param, quantize=kind, taps=QUANTISED_TAPS)
     return open_onnx(path, device="cpu")
 
 
 def untied() -> TorchRunner:
-    config = replace(CONFIG, n_embd=48, tie_word_embeddings=False)
+    config = replace(CONFIG, n_embd=48, n_layer=2, tie_word_embeddings=False)
     return TorchRunner(random_model(config), byte_tokenizer(), Source("random"))
 
 
@@ -106,15 +109,15 @@ def exporters_text() -> str:
     return (files("exporters") / "held_out.txt").read_text(encoding="utf-8")
 
 
-def test_eight_bits_cost_less_than_four(bundled, tmp_path):
-    found = {}
+def test_eight_bits_cost_less_than_four(bundled, bundled_file):
+    paths = [bundled_file("fused", quantize=k, taps=QUANTISED_TAPS) for k in KINDS]
+    costs = [json.loads(parity_file(path).read_text())["cost"] for path in paths]
+    found = {kind: SimpleNamespace(**cost) for kind, cost in zip(KINDS, costs, strict=True)}
     for kind in KINDS:
-        report = export_onnx(bundled, tmp_path / f"{kind}.onnx", profile="fused", quantize=kind)
-        found[kind] = report.cost
-        assert report.cost.perplexity[0] == pytest.approx(found["int8"].perplexity[0])
+        assert found[kind].perplexity[0] == pytest.approx(found["int8"].perplexity[0])
     assert found["int8"].kl < found["int4"].kl / 5
     assert found["int8"].top1 > found["int4"].top1
-    sizes = [(tmp_path / f"{kind}.onnx").stat().st_size for kind in KINDS]
+    sizes = [path.stat().st_size for path in paths]
     weights = sum(w.numel() for w in bundled.model.parameters())
     assert sizes[0] < 1.15 * weights  # a byte a weight, scales, positions, and the graph
     assert sizes[1] < 0.8 * weights
@@ -165,17 +168,15 @@ def test_verify_takes_the_same_road(quantised, tmp_path):
     assert verify(quantised.path).cost.kl > 0
     write = tmp_path / "other"
     write.mkdir()
-    from conftest import write_checkpoint
-
     write_checkpoint(write)
     with pytest.raises(CheckpointError, match="made from other weights"):
         verify(quantised.path, model=str(write))
 
 
-def test_a_cost_above_its_bound_writes_nothing(bundled, tmp_path, monkeypatch):
+def test_a_cost_above_its_bound_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.setitem(exporters.cost.BOUND, "int4", 1e-6)
     with pytest.raises(ParityError, match="int4 costs this model too much: a KL divergence of"):
-        export_onnx(bundled, tmp_path / "x.onnx", quantize="int4")
+        export_onnx(untied(), tmp_path / "x.onnx", quantize="int4")
     assert not list(tmp_path.iterdir())
 
 

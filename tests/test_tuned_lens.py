@@ -25,11 +25,6 @@ TEXT = (Path(gpt2kit.__file__).parents[1] / "exporters" / "held_out.txt").read_t
 
 
 @pytest.fixture(scope="module")
-def bundled() -> TorchRunner:
-    return gpt2kit.load("bundled", device="cpu")
-
-
-@pytest.fixture(scope="module")
 def lens(torch_runner) -> TunedLens:
     """Translators at random."""
     rng = np.random.default_rng(0)
