@@ -406,7 +406,6 @@ def test_an_edit_is_numpy_indexing(drawn):
         ((RESID, lambda x: None), "got NoneType"),
         ("blocks.0.z", "is text; Edit.parse makes"),
     ],
-    ids=str,
 )  # fmt: skip
 def test_a_bad_edit_says_what_is_wrong_in_one_line(torch_runner, edit, words):
     with pytest.raises(EditError, match=words) as caught:
