@@ -20,7 +20,7 @@ from exporters.devices import choose
 from exporters.interface import LOGITS_POSITIONS, edit_names, existing, past_names, present_names
 from exporters.onnx_cache import Changes, Decoder, InPlaceCache, OnnxCache, zeros
 from exporters.readout_graph import ReadoutGraph, Unembedding
-from exporters.sessions import open_session, providers, reason, run_options, session_options
+from exporters.sessions import open_session, providers, reason, run_options
 from exporters.topk_graph import TopK
 from exporters.weights import Weights
 from gpt2kit.config import GPT2Config
@@ -391,13 +391,11 @@ class OnnxRunner:
 
     @cached_property
     def _readout(self) -> ReadoutGraph:
-        options, given = session_options(self.threads), providers(self.device)
-        return ReadoutGraph(self.path, self.config, self.device, options, providers=given)
+        return ReadoutGraph(self.path, self.config, self.device, self.threads)
 
     @cached_property
     def _unembedding(self) -> Unembedding:
-        options, given = session_options(self.threads), providers(self.device)
-        return Unembedding(self.path, self.config, options, providers=given)
+        return Unembedding(self.path, self.config, self.device, self.threads)
 
     def readout(
         self,

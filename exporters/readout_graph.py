@@ -6,7 +6,8 @@ graph gives just what it is made for.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, parser
 
 from exporters import mapped
+from exporters.sessions import providers, session_options
 from exporters.weights import values
 from gpt2kit.config import GPT2Config
 from gpt2kit.readout import Floats, Ints, Sums
@@ -35,10 +37,11 @@ _SUMS = """
 sums (float[vectors, d_model] resid, int64[vectors, n] targets, int64[1] k, int64[3] by_row)
     => (float[vectors, n] chosen, float[vectors, top] top, int64[vectors, top] top_ids,
         float[vectors, pieces] high, float[vectors, pieces] most,
-        float[row, group, group, pieces] across, float[vectors, pieces] above_first,
-        float[vectors, rest, pieces] above_rest, float[vectors, n, pieces] own)
+        float[vectors, 1, pieces] mean, float[row, 1, pieces_group] reference_mean,
+        float[vectors, pieces] above_first, float[vectors, pieces_rest] above_rest,
+        float[vectors, pieces_n] own)
 <int64[1] zero = {0}, int64[1] one = {1}, int64[1] two = {2}, int64[1] last = {-1},
- int64[1] end = {9223372036854775807}>
+ int64[1] end = {9223372036854775807}, int64[3] alone = {0, 1, -1}>
 {
     NORMED
     CHOSEN
@@ -49,7 +52,9 @@ sums (float[vectors, d_model] resid, int64[vectors, n] targets, int64[1] k, int6
     thresholds = Unsqueeze (behind, one)
     PIECES
     JOIN
-    top, at = TopK <axis = -1> (tops, k)
+    found = Shape <start = 1> (tops)
+    most_k = Min (k, found)
+    top, at = TopK <axis = -1> (tops, most_k)
     top_ids = GatherElements <axis = -1> (ids, at)
 }
 """
@@ -87,23 +92,26 @@ _PIECE = """
     best_{i} = Slice (places_{i}, zero, one, last)
     p_{i} = Softmax <axis = -1> (x_{i})
     most_{i} = GatherElements <axis = -1> (p_{i}, best_{i})
+    x_alone_{i} = Reshape (x_{i}, alone)
+    p_alone_{i} = Reshape (p_{i}, alone)
+    mean_{i} = com.microsoft.FusedMatMul <transB = 1> (p_alone_{i}, x_alone_{i})
     x_by_row_{i} = Reshape (x_{i}, by_row)
     p_by_row_{i} = Reshape (p_{i}, by_row)
-    means_{i} = com.microsoft.FusedMatMul <transB = 1> (p_by_row_{i}, x_by_row_{i})
-    across_{i} = Unsqueeze (means_{i}, last)
+    reference_{i} = Slice (p_by_row_{i}, last, end, one)
+    reference_mean_{i} = com.microsoft.FusedMatMul <transB = 1> (reference_{i}, x_by_row_{i})
     larger_{i} = HardSigmoid <alpha = 1e30, beta = 0.0> (x_{i})
     above_first_{i} = ReduceSum (larger_{i}, last)
     every_{i} = Unsqueeze (x_{i}, two)
     over_{i} = Sub (every_{i}, thresholds)
     larger_rest_{i} = HardSigmoid <alpha = 1e30, beta = 0.0> (over_{i})
-    sums_{i} = ReduceSum <keepdims = 0> (larger_rest_{i}, one)
-    above_rest_{i} = Unsqueeze (sums_{i}, last)
+    above_rest_{i} = ReduceSum <keepdims = 0> (larger_rest_{i}, one)
     shifted_{i} = Sub (targets, start_{i})
     within_{i} = Clip (shifted_{i}, first_{i}, last_{i})
-    itself_{i} = GatherElements <axis = -1> (x_{i}, within_{i})
-    own_{i} = Unsqueeze (itself_{i}, last)
+    own_{i} = GatherElements <axis = -1> (x_{i}, within_{i})
 """
-_JOINED = ("tops", "ids", "high", "most", "across", "above_first", "above_rest", "own")
+_JOINED = (
+    "tops", "ids", "high", "most", "mean", "reference_mean", "above_first", "above_rest", "own",
+)  # fmt: skip
 _CUT = "Gemm <transB = 1> (normed, piece_{i}, base)"
 _WHOLE = "Add (whole, base)"
 
@@ -111,12 +119,10 @@ _WHOLE = "Add (whole, base)"
 class Unembedding:
     """From a few vectors to all their logits: the session behind `OnnxRunner.unembed`."""
 
-    def __init__(
-        self, path: Path, config: GPT2Config, options: ort.SessionOptions, **given: Any
-    ) -> None:
+    def __init__(self, path: Path, config: GPT2Config, device: str, threads: int) -> None:
         weights, product = _weights(path)
         text = _LOGITS.replace("PRODUCT", product)
-        self._session = _Session(text, config, weights, {}, options, given)
+        self._session = _Session(text, config, weights, device, threads)
 
     def logits(self, resid: Floats) -> Floats:
         """(vectors, d_model) -> (vectors, vocab)."""
@@ -124,37 +130,40 @@ class Unembedding:
 
 
 class ReadoutGraph:
-    """The session behind `OnnxRunner.readout`.
+    """The sessions behind `OnnxRunner.readout`.
 
     vectors: how many meet the vocabulary together. On a CPU the unembedding is kept in pieces, each
-    packed for its kernel, so that the logits of a piece stay within the caches; quantised weights,
-    and a GPU's, are whole.
+    packed for its kernel, so that the logits of a piece stay within the caches; each thread has a
+    session of its own for its share of them, since what follows a product is too short to be
+    shared. Quantised weights, and a GPU's, are whole.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        config: GPT2Config,
-        device: str,
-        options: ort.SessionOptions,
-        **given: Any,
-    ) -> None:
+    def __init__(self, path: Path, config: GPT2Config, device: str, threads: int) -> None:
         weights, product = _weights(path)
+        size = config.vocab_size
         whole = device != "cpu" or "unembedding" not in weights
         whole = whole or weights["gain"].dtype != np.float32
-        size = config.vocab_size
-        self.vectors, self.width = (WHOLE_VECTORS, size) if whole else (VECTORS, WIDTH)
-        starts = range(0, size, self.width)
+        shares = 1 if whole else min(threads, -(-size // WIDTH))
+        self.vectors, self.width = WHOLE_VECTORS, size
         if not whole:
-            table = weights["unembedding"]
-            weights |= {f"piece_{i}": table[s : s + self.width] for i, s in enumerate(starts)}
+            pieces = shares * -(-size // (shares * WIDTH))
+            self.vectors, self.width = VECTORS, 16 * -(-size // (16 * pieces))  # as kernels go
+        starts = range(0, size, self.width)
         numbers: dict[str, Any] = {}
         for i, start in enumerate(starts):
             count = min(self.width, size - start)
             numbers |= {f"start_{i}": [start], f"size_{i}": [count]}
             numbers |= {f"first_{i}": 0, f"last_{i}": count - 1}
-        text = _text(len(starts), whole, product)
-        self._session = _Session(text, config, weights, numbers, options, given)
+            if not whole:
+                weights[f"piece_{i}"] = weights["unembedding"][start : start + count]
+        weights |= {name: np.array(number, np.int64) for name, number in numbers.items()}
+        self._sessions = [
+            _Session(
+                _text(share.tolist(), whole, product), config, weights, device, threads // shares
+            )
+            for share in np.array_split(np.arange(len(starts)), shares)
+        ]
+        self._pool = ThreadPoolExecutor(shares)
 
     def sums(self, resid: Floats, targets: Ints, refers: bool, top_k: int) -> Sums:
         """See `gpt2kit.readout.Read`."""
@@ -162,37 +171,33 @@ class ReadoutGraph:
         count = rows[0] * rows[1]
         # Some logit must be the one that others are relative to.
         flat = targets.reshape(count, n) if n else np.zeros((count, 1), np.int64)
-        # Without a reference, vectors are grouped at will: small products are slow one by one.
-        group = rows[1] if refers else math.gcd(count, 16)
         feeds = {
             "resid": resid.reshape(count, -1),
             "targets": flat,
             "k": np.array([top_k]),
-            "by_row": np.array([count // group, group, -1]),
+            "by_row": np.array([rows[0], rows[1], -1]),
         }
-        got = self._session.run(feeds)
-        base = got["chosen"][:, 0]
-        across = np.moveaxis(got["across"], -1, 0)  # (piece, row, group, group)
-        pieces = len(across)
+        shares = list(self._pool.map(lambda session: session.run(feeds), self._sessions))
+        got = {name: np.concatenate([share[name] for share in shares], -1) for name in shares[0]}
+        chosen = shares[0]["chosen"]
+        base, reference_mean = chosen[:, :1], got["reference_mean"].reshape(rows[0], -1, rows[1])
+        pieces = reference_mean.shape[1]
+        above_rest = got["above_rest"].reshape(count, pieces, -1).sum(1)
+        above = np.concatenate([got["above_first"].sum(-1, keepdims=True), above_rest], -1)
+        # A target is never above itself, however its two products were rounded.
+        own = got["own"].reshape(count, pieces, -1)
+        own = np.take_along_axis(own, flat[:, None] // self.width, 1)[:, 0]
+        above = above.astype(np.int64) - (own > chosen - base)
         return Sums(
             base=np.broadcast_to(base.reshape(rows), (pieces, *rows)),
             log_z=(got["high"] - np.log(got["most"])).T.reshape(pieces, *rows),
-            mean=across.diagonal(axis1=2, axis2=3).reshape(pieces, *rows),
-            reference_mean=across[:, :, -1] if refers else None,
-            top=(got["top"] + base[:, None]).reshape(*rows, top_k),
-            top_ids=got["top_ids"].reshape(*rows, top_k),
-            chosen=got["chosen"][:, :n].reshape(*rows, n),
-            above=self._above(got, flat)[:, :n].reshape(*rows, n),
+            mean=got["mean"].T.reshape(pieces, *rows),
+            reference_mean=reference_mean.swapaxes(0, 1) if refers else None,
+            top=(got["top"] + base).reshape(*rows, -1),
+            top_ids=got["top_ids"].reshape(*rows, -1),
+            chosen=chosen[:, :n].reshape(*rows, n),
+            above=above[:, :n].reshape(*rows, n),
         )
-
-    def _above(self, got: dict[str, NDArray[Any]], targets: Ints) -> Ints:
-        """(vectors, n) how many logits are larger than each target's; never its own, however its
-        two products were rounded."""
-        above = np.concatenate([got["above_first"][:, None], got["above_rest"]], axis=1).sum(-1)
-        own = np.take_along_axis(got["own"], targets[:, :, None] // self.width, -1)[:, :, 0]
-        itself = own > got["chosen"] - got["chosen"][:, :1]
-        counted: Ints = above.astype(np.int64) - itself
-        return counted
 
 
 class _Session:
@@ -203,21 +208,25 @@ class _Session:
         text: str,
         config: GPT2Config,
         weights: dict[str, NDArray[Any]],
-        numbers: dict[str, Any],
-        options: ort.SessionOptions,
-        given: dict[str, Any],
+        device: str,
+        threads: int,
     ) -> None:
         normed = _NORMED.replace("EPSILON", f"{config.layer_norm_epsilon:.12f}")
         model = parser.parse_model(text.replace("NORMED", normed))
         used = {name for node in model.graph.node for name in node.input}
-        weights = {name: array for name, array in weights.items() if name in used}
-        model.graph.initializer.extend(_stub(name, array) for name, array in weights.items())
-        for name, number in numbers.items():
-            small = onnx.numpy_helper.from_array(np.array(number, np.int64), name)
-            model.graph.initializer.append(small)
-        self._values = [_ort_value(x) for x in weights.values()]  # must live as long as the session
-        options.add_external_initializers(list(weights), self._values)
-        self._session = ort.InferenceSession(model.SerializeToString(), options, **given)
+        held = {}
+        for name in used & weights.keys():
+            if weights[name].size <= 1:  # onnxruntime wants to know it beforehand
+                model.graph.initializer.append(onnx.numpy_helper.from_array(weights[name], name))
+            else:
+                held[name] = _ort_value(weights[name])
+                model.graph.initializer.append(_stub(name, weights[name]))
+        self._values = list(held.values())  # must live as long as the session
+        options = session_options(threads)
+        options.add_external_initializers(list(held), self._values)
+        self._session = ort.InferenceSession(
+            model.SerializeToString(), options, providers=providers(device)
+        )
         self._outputs = [output.name for output in model.graph.output]
 
     def run(self, feeds: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -227,16 +236,16 @@ class _Session:
         return dict(zip(self._outputs, self._session.run(None, feeds), strict=True))
 
 
-def _text(pieces: int, whole: bool, product: str) -> str:
-    """The graph of the sums."""
+def _text(pieces: Sequence[int], whole: bool, product: str) -> str:
+    """The graph of the sums over some pieces."""
     piece = _PIECE.replace("PRODUCT", _WHOLE if whole else _CUT)
     join = [
-        f"{name} = Concat <axis = -1> ({', '.join(f'{name}_{i}' for i in range(pieces))})"
+        f"{name} = Concat <axis = -1> ({', '.join(f'{name}_{i}' for i in pieces)})"
         for name in _JOINED
     ]
     chosen = _CHOSEN_OF_ALL.replace("PRODUCT", product) if whole else _CHOSEN_ALONE
     text = _SUMS.replace("CHOSEN", chosen).replace("JOIN", "\n    ".join(join))
-    return text.replace("PIECES", "".join(piece.replace("{i}", str(i)) for i in range(pieces)))
+    return text.replace("PIECES", "".join(piece.replace("{i}", str(i)) for i in pieces))
 
 
 def _weights(path: Path) -> tuple[dict[str, NDArray[Any]], str]:

@@ -53,7 +53,7 @@ class Sums:
     mean:  (piece, row, group) sum p (x - base).
     reference_mean: (piece, row, group) the same with p of the row's last group, if that is a
            reference; else None.
-    top, top_ids: (row, group, top_k) the largest logits of all pieces, in any order.
+    top, top_ids: (row, group, at least top_k) the largest logits of all pieces, in any order.
     chosen: (row, group, targets) the targets' logits.
     above: (row, group, targets) how many logits are larger than the target's.
     """
@@ -105,7 +105,7 @@ def tiled(
             x = np.concatenate([x, reference[None, start : start + step]])
             ids = np.concatenate([ids, ids[-1:]])
         sums = read(x.swapaxes(0, 1), ids.swapaxes(0, 1), refers, top_k)
-        found.append(_join(sums))
+        found.append(_join(sums, top_k))
     left_out = set() if refers else {"kl"}
     if targets is None:
         left_out |= {"target_logprobs", "target_ranks"}
@@ -152,7 +152,7 @@ def _targets(
     return wanted.reshape(*rows, given.shape[-1])
 
 
-def _join(sums: Sums) -> dict[str, NDArray[Any]]:
+def _join(sums: Sums, top_k: int) -> dict[str, NDArray[Any]]:
     """What a tile's pieces say together: Readout's fields, (row, group, …), KL against the last
     group; worked out in float64."""
     base = sums.base.astype(np.float64)
@@ -167,7 +167,7 @@ def _join(sums: Sums) -> dict[str, NDArray[Any]]:
         expected = (share[:, :, -1:] * (base + sums.reference_mean)).sum(0)
         kl = log_z - expected
         kl = kl - kl[:, -1:]
-    order = np.argsort(-sums.top, axis=-1, kind="stable")
+    order = np.argsort(-sums.top, axis=-1, kind="stable")[..., :top_k]
     top, top_ids = (np.take_along_axis(x, order, -1) for x in (sums.top, sums.top_ids))
     out = {
         "log_z": log_z,
