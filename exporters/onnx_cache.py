@@ -48,7 +48,8 @@ class OnnxCache(KVCache):
 class InPlaceCache(KVCache):
     """Buffers (batch, head, max_length, d_head) that the fused graph writes into.
 
-    decoder: what runs one more token a row over these very buffers, once it has been needed.
+    decoder: what runs one more token a row over these very buffers, once it has been needed; it
+             stays right whatever else writes into them.
     """
 
     def __init__(

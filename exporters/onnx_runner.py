@@ -68,7 +68,8 @@ class OnnxRunner:
     """A Runner on onnxruntime. `taps` are the names that the file carries.
 
     Its session leaves out all taps but those of the residual stream, for others cost time even if
-    nobody fetches them; when a run first asks for one, a session that gives all takes its place.
+    nobody fetches them. When a run first asks for one, a second session that gives all is opened
+    beside it, for the runs that ask; its memory, the weights once more, is the price of that.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class OnnxRunner:
         self.past_names = past_names(self.config.n_layer)
         self.present_names = present_names(self.config.n_layer)
         self.run_options = run_options()
-        self._given = _outputs(session)
+        self._given = {output.name for output in session.get_outputs()}
 
     def __repr__(self) -> str:
         c = self.config
@@ -104,11 +105,12 @@ class OnnxRunner:
         )
 
     def carrying(self, outputs: Iterable[str]) -> ort.InferenceSession:
-        """The session, which from now on gives these outputs of the file."""
-        if not self._given.issuperset(outputs):
-            self.session, self.cuda_graphs = open_session(self.path, self.device, self.threads)
-            self._given = _outputs(self.session)
-        return self.session
+        """A session that gives these outputs of the file: `session`, if that does."""
+        return self.session if self._given.issuperset(outputs) else self._whole
+
+    @cached_property
+    def _whole(self) -> ort.InferenceSession:
+        return open_session(self.path, self.device, self.threads)[0]
 
     @property
     def provider(self) -> str:
@@ -157,7 +159,9 @@ class OnnxRunner:
         self, batch: Batch, cache: InPlaceCache, edits: Sequence[Edit], top_k: int | None
     ) -> Run:
         """One token a row, in the fused graph."""
-        decoder = cache.decoder or Decoder(self, cache.past, cache.max_length)
+        decoder = cache.decoder
+        if decoder is None or decoder.session is not self.session:  # another runner's
+            decoder = Decoder(self, cache.past, cache.max_length)
         changes = self._changes(edits, batch.chunk(cached=True))
         logits, top_ids = self._take(self._attempt(partial(decoder, batch, changes)), top_k)
         cache.spent = True
@@ -252,7 +256,8 @@ class OnnxRunner:
             return Run(logits, taken, None)
         cache.spent = True
         ends = batch.starts + batch.lengths
-        return Run(logits, taken, InPlaceCache(cache.past, ends, cache.max_length))
+        advanced = InPlaceCache(cache.past, ends, cache.max_length, cache.decoder)
+        return Run(logits, taken, advanced)
 
     def _wanted(self, taps: str | Iterable[str]) -> tuple[str, ...]:
         wanted = resolve(taps, self.config.n_layer)
@@ -425,10 +430,6 @@ class OnnxRunner:
     def weight(self, name: str) -> Floats:
         """See `Runner.weight`; read from the file each time."""
         return self._weights.read(name)
-
-
-def _outputs(session: ort.InferenceSession) -> set[str]:
-    return {output.name for output in session.get_outputs()}
 
 
 def _part(batch: Batch, start: int, size: int) -> Batch:

@@ -14,6 +14,7 @@ from exporters.topk_graph import TopK
 from gpt2kit import TorchRunner
 from gpt2kit.runner import Source, steps
 from gpt2kit.sampling import Sampler, largest
+from gpt2kit.taps import axes_of
 
 
 def test_steps_of_unequal_rows_equal_each_row_alone(fused_runner, torch_runner):
@@ -55,15 +56,30 @@ def test_caches_of_any_length_are_filled_to_the_last_place(fused_runner, torch_r
     close(run.logits[0, -1], torch_runner.run(ids).logits[0, -1])
 
 
-def test_steps_with_and_without_taps_can_alternate(fused_runner, torch_runner):
-    ids, cache = random_ids(1, 8), fused_runner.new_cache(1)
+@pytest.mark.parametrize("tap", ["blocks.1.resid_post", "blocks.1.pattern"])
+def test_steps_with_and_without_taps_alternate_and_keep_their_decoder(
+    fused_runner, torch_runner, tap
+):
+    ids, cache, decoders = random_ids(1, 8), fused_runner.new_cache(1), set()
+    whole = torch_runner.run(ids, taps=tap)
     for i in range(8):
-        taps = ["blocks.1.resid_post"] if i % 2 else []
-        run = fused_runner.run(ids[:, i : i + 1], cache=cache, taps=taps)
+        run = fused_runner.run(ids[:, i : i + 1], cache=cache, taps=[tap] if i % 2 else [])
+        close(run.logits[:, 0], whole.logits[:, i])
+        if i % 2:
+            axis = axes_of(tap).index("query") if "query" in axes_of(tap) else 1
+            want = np.take(whole.taps[tap], [i], axis)
+            close(run.taps[tap], want[..., : run.taps[tap].shape[-1]])
         cache = run.cache
-    whole = torch_runner.run(ids, taps=["blocks.1.resid_post"])
-    close(run.logits[:, -1], whole.logits[:, -1])
-    close(run.taps["blocks.1.resid_post"], whole.taps["blocks.1.resid_post"][:, -1:])
+        decoders.add(cache.decoder)
+    assert len(decoders) == 1
+
+
+def test_a_cache_from_another_runner_is_decoded_by_this_one(fused_runner):
+    other = open_onnx(fused_runner.path, device="cpu")
+    run = fused_runner.run(random_ids(1, 3), cache=fused_runner.new_cache(1))
+    theirs = fused_runner.run([[5]], cache=run.cache).cache
+    ours = other.run([[6]], cache=theirs).cache
+    assert ours.decoder.session is other.session
 
 
 def test_the_largest_are_chosen_where_the_logits_are():

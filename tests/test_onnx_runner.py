@@ -144,30 +144,42 @@ def test_threads_change_nothing(onnx_runner):
     close(one.run(ids).logits, onnx_runner.run(ids).logits)
 
 
-def test_taps_beside_the_stream_cost_nothing_until_they_are_asked_for(onnx_runner):
-    runner = open_onnx(onnx_runner.path, device="cpu")
+@pytest.mark.parametrize("profile", ["portable", "fused"])
+def test_taps_beside_the_stream_cost_only_the_runs_that_ask_for_them(file_of, profile, monkeypatch):
+    runner = open_onnx(file_of(profile, taps="*", edits="*"), device="cpu")
     lean, ids = runner.session, random_ids(2, 5)
-    cache = runner.run(ids, taps="*.resid_*", cache=runner.new_cache(2)).cache
-    assert runner.session is lean
+    ran, plain = [], ort.InferenceSession.run_with_iobinding
+    monkeypatch.setattr(
+        ort.InferenceSession,
+        "run_with_iobinding",
+        lambda self, *given: ran.append(self) or plain(self, *given),
+    )
     given = {output.name for output in lean.get_outputs()}
     assert {"logits", "present.2.value", "blocks.1.resid_post", "ln_f"} <= given
-    assert not given & {
-        "embed",
-        "blocks.1.pattern",
-        "blocks.0.head_out",
-        "blocks.0.z",
-        "ln_f_scale",
-    }
     taps = ["embed", "blocks.1.pattern", "blocks.0.head_out", "blocks.0.z", "ln_f_scale"]
     assert not given & set(taps)
-    run = runner.run(ids, taps=taps)
-    assert runner.session is not lean
-    want = onnx_runner.run(ids, taps=taps)
-    for tap in taps:
-        close(run.taps[tap], want.taps[tap])
-    ahead = runner.run(ids[:, :1], cache=cache)  # a cache outlives the session that filled it
-    whole = onnx_runner.run(np.concatenate([ids, ids[:, :1]], 1))
-    close(ahead.logits[:, -1], whole.logits[:, -1])
+    before = runner.run(ids, taps="*.resid_*", cache=runner.new_cache(2))
+    assert set(ran) == {lean}
+    ran.clear()
+    assert set(runner.run(ids, taps=taps).taps) == set(taps)
+    assert len(ran) == 1
+    assert ran[0] is not lean
+    ran.clear()
+    after = runner.run(ids, taps="*.resid_*")
+    runner.run(ids[:, :1], cache=before.cache)
+    assert set(ran) == {lean, runner.session}
+    close(after.logits, before.logits)
+
+
+def test_taps_from_either_session_are_those_of_torch(file_of, torch_runner):
+    runner, ids = open_onnx(file_of(taps="*", edits="*"), device="cpu"), random_ids(2, 8)
+    whole = torch_runner.run(ids, taps=["blocks.1.z", "blocks.1.resid_post"])
+    cache = runner.new_cache(2)
+    for i, tap in enumerate(["blocks.1.resid_post", "blocks.1.z"] * 4):  # a cache goes on in both
+        run = runner.run(ids[:, i : i + 1], taps=tap, cache=cache)
+        close(run.taps[tap], whole.taps[tap][:, i : i + 1])
+        close(run.logits, whole.logits[:, i : i + 1])
+        cache = run.cache
 
 
 def test_a_file_of_the_stream_alone_keeps_its_session(tmp_path, torch_runner):
