@@ -6,6 +6,7 @@ bandwidth of the machine, measured in the same run on the same number of threads
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
 import time
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from exporters.interface import data_file
 from exporters.onnx_runner import OnnxRunner
+from gpt2kit.errors import InputError
 from gpt2kit.runner import KVCache, Runner
 
 if TYPE_CHECKING:
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
 
 PREFILLS = (128, 512)
 DECODE_FROM, DECODE_STEPS = 128, 64
-_READ = 256 << 20  # bytes, far more than a cache holds
+_BUFFER = 1 << 30  # bytes, far more than the caches of a large machine hold
+_SHARE = 256 << 20  # bytes that each thread reads at the least, so that starting it costs nothing
 
 
 @dataclass(frozen=True)
@@ -70,9 +73,14 @@ class Bench:
 
 
 def bench(open_runner: Callable[[], Runner], *, repeats: int = 5) -> Bench:
-    """Measure in this process what `open_runner` opens."""
+    """Measure in this process what `open_runner` opens.
+
+    Raises InputError if it computes on more threads than the machine has cores.
+    """
     start = time.perf_counter()
     runner = open_runner()
+    threads = _threads(runner)
+    check_threads(threads)
     runner.run([0], last_only=True)
     load_ms = 1e3 * (time.perf_counter() - start)
     context = runner.config.n_positions
@@ -82,7 +90,6 @@ def bench(open_runner: Callable[[], Runner], *, repeats: int = 5) -> Bench:
     decode_from = min(DECODE_FROM, context // 2)
     decode = _decode(runner, ids, decode_from)
     weights, file, device = _sizes(runner)
-    threads = _threads(runner)
     return Bench(
         engine=repr(runner),
         threads=threads,
@@ -139,16 +146,35 @@ def _threads(runner: Runner) -> int:
     return torch.get_num_threads()
 
 
+def check_threads(threads: int) -> None:
+    """Raises InputError unless each thread can have a core of its own."""
+    cores = os.cpu_count() or 1
+    if not 1 <= threads <= cores:
+        raise InputError(
+            f"{threads} threads: there must be 1 to {cores}, the cores of this machine"
+        )
+
+
 def read_bandwidth(threads: int) -> float:
-    """Bytes a second that `threads` threads read from memory; the best of several tries."""
-    parts = np.split(np.ones(threads * _READ // 8), threads)
+    """Bytes a second that `threads` threads read from memory; the best of several tries.
+
+    Raises InputError if there are more threads than cores.
+    """
+    check_threads(threads)
+    parts = np.array_split(np.ones(_BUFFER // 8), threads)
+    times = max(1, threads * _SHARE // _BUFFER)
+
+    def read(part: NDArray[np.float64]) -> None:
+        for _ in range(times):
+            part.max()
+
     best = float("inf")
     with ThreadPoolExecutor(threads) as pool:
         for _ in range(7):
             start = time.perf_counter()
-            list(pool.map(np.max, parts))
+            list(pool.map(read, parts))
             best = min(best, time.perf_counter() - start)
-    return threads * _READ / best
+    return times * _BUFFER / best
 
 
 def peak_memory() -> int | None:

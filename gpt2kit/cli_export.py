@@ -13,7 +13,6 @@ from gpt2kit.cli_options import (
     open_runner,
     runner_options,
 )
-from gpt2kit.errors import InputError
 
 
 @click.command()
@@ -147,10 +146,11 @@ def bench(
     from rich.console import Console
 
     from exporters.bench import bench as run
+    from exporters.bench import check_threads
     from exporters.bench_view import show
 
-    if threads is not None and threads < 1:
-        raise InputError(f"--threads {threads} must be at least 1")
+    if threads is not None:
+        check_threads(threads)
     with Console(stderr=True).status("measuring"):
         result = run(lambda: open_runner(model, revision, onnx_file, device, dtype, threads))
     if as_json:

@@ -1,12 +1,17 @@
 """`gpt2kit bench`: its figures are there and fit together. What they are is not tested."""
 
 import json
+import os
+import re
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import exporters.bench as module
 from exporters.bench import bench, read_bandwidth
 from gpt2kit.cli import main
+from gpt2kit.errors import InputError
 
 
 def test_every_figure_is_measured(runner, torch_runner):
@@ -25,6 +30,20 @@ def test_every_figure_is_measured(runner, torch_runner):
 
 def test_bandwidth_is_of_this_century():
     assert 1e8 < read_bandwidth(1) < 1e13
+
+
+def test_what_is_read_does_not_grow_with_the_threads(monkeypatch):
+    sizes, ones = [], np.ones
+
+    def spy(count: int) -> np.ndarray:
+        sizes.append(count)
+        return ones(count)
+
+    monkeypatch.setattr(np, "ones", spy)
+    monkeypatch.setattr(module, "_BUFFER", 1 << 20)
+    monkeypatch.setattr(module.os, "cpu_count", lambda: 48)
+    assert all(read_bandwidth(threads) > 0 for threads in (1, 2, 3, 48))
+    assert sizes == [1 << 17] * 4
 
 
 def test_the_command_prints_a_table_and_json(fused_runner):
@@ -46,7 +65,13 @@ def test_the_command_prints_a_table_and_json(fused_runner):
     assert found["floor_ms"] > 0
 
 
-def test_threads_are_positive():
-    done = CliRunner().invoke(main, ["bench", "--model", "bundled", "--threads", "0"])
+@pytest.mark.parametrize("threads", [-1, 0, os.cpu_count() + 1, 100_000])
+def test_threads_are_1_to_the_cores_of_the_machine(monkeypatch, runner, threads):
+    monkeypatch.setattr(module, "_threads", lambda _: threads)
+    message = f"{threads} threads: there must be 1 to {os.cpu_count()}, the cores of this machine"
+    for refused in (lambda: read_bandwidth(threads), lambda: bench(lambda: runner)):
+        with pytest.raises(InputError, match=re.escape(message)):
+            refused()
+    done = CliRunner().invoke(main, ["bench", "--model", "bundled", "--threads", str(threads)])
     assert done.exit_code == 2
-    assert "--threads 0 must be at least 1" in done.output
+    assert done.output.strip().splitlines() == [f"gpt2kit: error: {message}"]
