@@ -20,7 +20,7 @@ from exporters.devices import choose
 from exporters.interface import LOGITS_POSITIONS, edit_names, existing, past_names, present_names
 from exporters.onnx_cache import Changes, Decoder, InPlaceCache, OnnxCache, zeros
 from exporters.readout_graph import ReadoutGraph, Unembedding
-from exporters.sessions import open_session, providers, reason, run_options
+from exporters.sessions import Opened, open_session, providers, reason, run_options
 from exporters.topk_graph import TopK
 from exporters.weights import Weights
 from gpt2kit.config import GPT2Config
@@ -60,8 +60,9 @@ def open_onnx(
     device = choose(device)
     if device == "cuda":
         ort.preload_dlls()
+    opened = Opened(file)
     session, graphs = open_session(file, device, threads, lean=True)
-    return OnnxRunner(file, session, device, graphs)
+    return OnnxRunner(file, session, device, graphs, opened)
 
 
 class OnnxRunner:
@@ -73,11 +74,16 @@ class OnnxRunner:
     """
 
     def __init__(
-        self, path: Path, session: ort.InferenceSession, device: str, cuda_graphs: bool = False
+        self,
+        path: Path,
+        session: ort.InferenceSession,
+        device: str,
+        cuda_graphs: bool = False,
+        opened: Opened | None = None,
     ) -> None:
         meta = session.get_modelmeta().custom_metadata_map
         self.path, self.session, self.device, self.metadata = path, session, device, dict(meta)
-        self.cuda_graphs = cuda_graphs
+        self.cuda_graphs, self._opened = cuda_graphs, opened or Opened(path)
         try:
             self.config = GPT2Config.from_hf(json.loads(meta["gpt2kit.config"]))
             self.source = Source(meta["gpt2kit.model"], meta["gpt2kit.revision"] or None)
@@ -110,6 +116,7 @@ class OnnxRunner:
 
     @cached_property
     def _whole(self) -> ort.InferenceSession:
+        self._opened.check()
         return open_session(self.path, self.device, self.threads)[0]
 
     @property
@@ -396,10 +403,12 @@ class OnnxRunner:
 
     @cached_property
     def _readout(self) -> ReadoutGraph:
+        self._opened.check()
         return ReadoutGraph(self.path, self.config, self.device, self.threads)
 
     @cached_property
     def _unembedding(self) -> Unembedding:
+        self._opened.check()
         return Unembedding(self.path, self.config, self.device, self.threads)
 
     def readout(
@@ -429,6 +438,7 @@ class OnnxRunner:
 
     def weight(self, name: str) -> Floats:
         """See `Runner.weight`; read from the file each time."""
+        self._opened.check()
         return self._weights.read(name)
 
 

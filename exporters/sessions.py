@@ -10,6 +10,7 @@ import onnxruntime as ort
 
 from exporters import mapped
 from exporters.devices import CPU, CUDA, check_placement, physical_cores
+from exporters.interface import data_file
 from gpt2kit.errors import EngineError
 from gpt2kit.taps import axes_of
 
@@ -22,6 +23,30 @@ def costly(output: str) -> bool:
     except KeyError:  # logits, a cache, or an output of somebody else's file
         return False
     return output != "ln_f" and ".resid_" not in output
+
+
+class Opened:
+    """A file, and the weights beside it, as they were when it was opened."""
+
+    def __init__(self, path: Path) -> None:
+        self.known = {part: _identity(part) for part in (path, data_file(path))}
+
+    def check(self) -> None:
+        """Raise EngineError if another file has taken the place of one: reading on from it would
+        mix two models."""
+        for part, known in self.known.items():
+            if (found := _identity(part)) != known:
+                if found is None:
+                    raise EngineError(f"{part}: was removed since it was opened; export it again")
+                raise EngineError(f"{part}: changed since it was opened; open it again")
+
+
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return None
+    return stat.st_size, stat.st_mtime_ns, stat.st_ino
 
 
 def session_options(threads: int | None) -> ort.SessionOptions:

@@ -1,5 +1,6 @@
 """The onnxruntime engine against the torch engine, through nothing but the Runner protocol."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -385,6 +386,42 @@ def test_a_truncated_file_is_refused(onnx_runner, tmp_path, capfd, part):
 def test_a_missing_file_and_a_folder_are_refused(tmp_path, capfd):
     assert_refused(tmp_path / "none.onnx", "no such file", capfd)
     assert_refused(tmp_path, "is a folder", capfd)
+
+
+RESID = np.zeros((1, CONFIG.n_embd), np.float32)
+LATER = {
+    "tap": lambda runner: runner.run([1, 2], taps="blocks.0.z"),
+    "readout": lambda runner: runner.readout(RESID),
+    "unembed": lambda runner: runner.unembed(RESID),
+    "weight": lambda runner: runner.weight("h.0.mlp.c_fc.weight"),
+}
+
+
+@pytest.fixture(scope="module")
+def outside(tmp_path_factory, torch_runner) -> Path:
+    """A folder with a file whose weights lie beside it."""
+    folder = tmp_path_factory.mktemp("outside")
+    export_onnx(torch_runner, folder / "x.onnx", taps="blocks.0.z", external_data=True)
+    return folder
+
+
+@pytest.mark.parametrize("part", ["x.onnx", "x.onnx.data"])
+@pytest.mark.parametrize("later", LATER)
+def test_a_file_that_changed_since_it_was_opened_is_not_read_again(outside, tmp_path, part, later):
+    for name in ("x.onnx", "x.onnx.data"):
+        shutil.copyfile(outside / name, tmp_path / name)
+    runner, again = (open_onnx(tmp_path / "x.onnx", device="cpu") for _ in range(2))
+    LATER[later](again)
+    want = runner.run([1, 2]).logits
+    (tmp_path / "new").write_bytes((outside / part).read_bytes())
+    (tmp_path / "new").replace(tmp_path / part)
+    with pytest.raises(EngineError, match=rf"{part}: changed since it was opened; open it again$"):
+        LATER[later](runner)
+    LATER[later](open_onnx(tmp_path / "x.onnx", device="cpu"))
+    (tmp_path / part).unlink()
+    with pytest.raises(EngineError, match=rf"{part}: was removed since it was opened; "):
+        LATER[later](runner)
+    np.testing.assert_array_equal(runner.run([1, 2]).logits, want)  # this needs no file any more
 
 
 def test_a_damaged_tokenizer_beside_the_file_is_named(onnx_runner, tmp_path):
