@@ -52,17 +52,23 @@ def open_onnx(
 ) -> OnnxRunner:
     """Open a file that `export_onnx` made; its tokenizer.json is read from the same folder.
 
-    device: "cpu", "cuda", or "auto": CUDA where it works, else the CPU.
+    device: "cpu", "cuda", or "auto": CUDA where it works and can run this file, else the CPU.
     threads: for the CPU; by default one a physical core.
     Raises EngineError if the file or the device cannot be used, saying what to do.
     """
     file = existing(path)
-    device = choose(device)
-    if device == "cuda":
+    chosen = choose(device)
+    if chosen == "cuda":
         ort.preload_dlls()
     opened = Opened(file)
-    session, graphs = open_session(file, device, threads, lean=True)
-    return OnnxRunner(file, session, device, graphs, opened)
+    try:
+        session, graphs = open_session(file, chosen, threads, lean=True)
+    except EngineError:
+        if (device, chosen) != ("auto", "cuda"):
+            raise
+        chosen = "cpu"
+        session, graphs = open_session(file, chosen, threads, lean=True)
+    return OnnxRunner(file, session, chosen, graphs, opened)
 
 
 class OnnxRunner:

@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from exporters import OnnxRunner, devices, export_onnx, open_onnx
+import exporters.onnx_runner
+from exporters import OnnxRunner, devices, export_onnx, open_onnx, sessions
 from exporters.parity import compare
 from exporters.sessions import reason
 from gpt2kit import TorchRunner, generate
@@ -488,6 +489,31 @@ def test_the_cpu_only_wheel_is_named(healthy):
     healthy.setattr(ort, "get_available_providers", lambda: [devices.CPU])
     with pytest.raises(EngineError, match=r"CPU-only wheel; run .* `pip install onnxruntime-gpu`"):
         devices.choose("cuda")
+
+
+@pytest.mark.parametrize("given", ["auto", "cuda"])
+def test_a_file_that_cuda_cannot_run_goes_to_the_cpu_if_it_may(onnx_runner, healthy, given):
+    """As with float32 in the fused profile, which CUDA's GroupQueryAttention does not have."""
+    tried, really = [], sessions.open_session
+
+    def opening(file, device, threads, *, lean):
+        tried.append(device)
+        if device == "cuda":
+            devices.check_placement(placed(GroupQueryAttention=devices.CPU))
+        return really(file, device, threads, lean=lean)
+
+    healthy.setattr(ort, "preload_dlls", lambda: None)
+    healthy.setattr(exporters.onnx_runner, "open_session", opening)
+    if given == "cuda":
+        with pytest.raises(EngineError, match="fall back to the CPU: GroupQueryAttention"):
+            open_onnx(onnx_runner.path, device="cuda")
+        assert tried == ["cuda"]
+        return
+    runner = open_onnx(onnx_runner.path)
+    assert tried == ["cuda", "cpu"]
+    assert runner.device == "cpu"
+    assert not runner.cuda_graphs
+    close(runner.run([1, 2]).logits, onnx_runner.run([1, 2]).logits)
 
 
 def placed(**nodes: str) -> SimpleNamespace:
