@@ -27,7 +27,16 @@ from gpt2kit.config import GPT2Config
 from gpt2kit.edits import Chunk, Edit, affine, listed
 from gpt2kit.errors import EditError, EngineError, InputError, TapError
 from gpt2kit.readout import Floats, Readout, check_width, tiled
-from gpt2kit.runner import Batch, Ids, KVCache, Run, Source, cache_length, prepare
+from gpt2kit.runner import (
+    Batch,
+    Ids,
+    KVCache,
+    Run,
+    Source,
+    at_least_one,
+    cache_length,
+    prepare,
+)
 from gpt2kit.sampling import largest
 from gpt2kit.taps import SCORES, TapDict, axes_of, resolve
 from gpt2kit.tokenizer import Tokenizer
@@ -56,6 +65,8 @@ def open_onnx(
     threads: for the CPU; by default one a physical core.
     Raises EngineError if the file or the device cannot be used, saying what to do.
     """
+    if threads is not None:
+        at_least_one("threads", threads)
     file = existing(path)
     chosen = choose(device)
     if chosen == "cuda":
@@ -147,13 +158,13 @@ class OnnxRunner:
         top_k: int | None = None,
     ) -> Run:
         """See `Runner.run`."""
+        if cache is not None and type(cache) is not self._cache_type:
+            raise InputError(f"this engine needs a cache of its own, got {type(cache).__name__}")
         edited = self._edited(edits)
         wanted = self._wanted(taps)
         unread = top_k == 0 and (wanted or cache is not None)  # some output there must be
         names = wanted if unread else ("logits", *wanted)
         batch = prepare(ids, lengths, cache, self.config, top_k)
-        if cache is not None and type(cache) is not self._cache_type:
-            raise InputError(f"this engine needs a cache of its own, got {type(cache).__name__}")
         if isinstance(cache, InPlaceCache) or (cache is None and self.profile == "fused"):
             # A decoder's mask is as wide as its buffers: scores and patterns would have more keys.
             plain = names == ("logits",) and not any(axes_of(tap) == SCORES for tap in edited)
@@ -238,6 +249,8 @@ class OnnxRunner:
         whole = whole or any(name != "logits" and axes_of(name) == SCORES for name in names)
         size = 1 if single else columns if whole else CHUNK
         parts = [_part(batch, j, size) for j in range(0, columns, size)]
+        if len(parts) > 1:  # an edit must fit the whole run, and be refused before any part of it
+            self._changes(edits, batch.chunk(cached=cache is not None))
         if cache is not None:
             past = cache.past
         else:
@@ -367,7 +380,7 @@ class OnnxRunner:
 
     def new_cache(self, batch_size: int = 1, max_length: int | None = None) -> KVCache:
         """An empty cache for `batch_size` rows of at most `max_length` positions."""
-        length = cache_length(max_length, self.config)
+        length = cache_length(batch_size, max_length, self.config)
         lengths = np.zeros(batch_size, np.int64)
         if self.profile == "fused":
             return InPlaceCache(self.empty(batch_size, length), lengths, length)

@@ -205,12 +205,20 @@ def prepare(
     return batch
 
 
-def cache_length(max_length: int | None, config: GPT2Config) -> int:
+def cache_length(batch_size: int, max_length: int | None, config: GPT2Config) -> int:
     """The positions that a new cache is to hold; by default the whole context."""
+    at_least_one("batch_size", batch_size)
     length = config.n_positions if max_length is None else max_length
-    if not 1 <= length <= config.n_positions:
+    at_least_one("max_length", length)
+    if length > config.n_positions:
         raise InputError(f"max_length = {length} must be from 1 to {config.n_positions}")
     return length
+
+
+def at_least_one(name: str, value: Any) -> None:
+    """Raise InputError for what is no whole number above 0."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+        raise InputError(f"{name} = {value} must be a whole number, at least 1")
 
 
 def _rectangle(ids: Ids, lengths: ArrayLike | None) -> tuple[Ints, Ints]:

@@ -213,7 +213,7 @@ class TorchRunner:
     def new_cache(self, batch_size: int = 1, max_length: int | None = None) -> TorchCache:
         """An empty cache for `batch_size` rows of at most `max_length` positions."""
         c = self.config
-        length = cache_length(max_length, c)
+        length = cache_length(batch_size, max_length, c)
         shape = (c.n_layer, batch_size, c.n_head, length, c.d_head)
         keys, values = (torch.zeros(shape, dtype=self._dtype, device=self.device) for _ in "kv")
         return TorchCache(keys, values, np.zeros(batch_size, np.int64))

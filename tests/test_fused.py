@@ -13,7 +13,7 @@ import exporters.onnx_runner
 from exporters import export_onnx, open_onnx, verify
 from gpt2kit import GPT2, Edit, TorchRunner
 from gpt2kit.config import PRESETS
-from gpt2kit.errors import ExportError
+from gpt2kit.errors import EditError, ExportError
 from gpt2kit.runner import Source, steps
 from gpt2kit.sampling import Sampler
 
@@ -158,3 +158,26 @@ def test_a_long_row_runs_in_parts_and_nobody_can_tell(
         close(one.logits, other.logits)
         for tap, value in other.taps.items():
             close(one.taps[tap], value)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize(("pos", "fits"), [(7, False), (14, False), (22, False), (23, True)])
+def test_an_edit_that_does_not_fit_a_long_row_is_refused_before_any_part_has_run(
+    fused_runner, torch_runner, monkeypatch, cached, pos, fits
+):
+    ids, edit = random_ids(1, 23), Edit.steer("blocks.1.resid_post", np.ones((pos, 1)))
+    monkeypatch.setattr(exporters.onnx_runner, "CHUNK", 7)
+    messages, caches = [], []
+    for runner in (fused_runner, torch_runner):
+        caches.append(runner.new_cache() if cached else None)
+        if fits:
+            runner.run(ids, cache=caches[-1], edits=[edit])
+            continue
+        with pytest.raises(EditError) as caught:
+            runner.run(ids, cache=caches[-1], edits=[edit])
+        messages.append(str(caught.value))
+    if not fits:
+        assert messages[0] == messages[1]
+        assert "pos 23" in messages[0]
+        if cached:
+            assert not any(value.numpy().any() for value in caches[0].past)

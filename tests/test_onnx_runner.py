@@ -262,9 +262,35 @@ def test_bad_ids_are_refused(onnx_runner, arguments, message):
         onnx_runner.run(**arguments)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ((-1,), "batch_size = -1 must be a whole number, at least 1"),
+        ((0,), "batch_size = 0 must be a whole number, at least 1"),
+        ((1.5,), "batch_size = 1.5 must be a whole number, at least 1"),
+        ((1, 0), "max_length = 0 must be a whole number, at least 1"),
+        ((1, 2.5), "max_length = 2.5 must be a whole number, at least 1"),
+        ((1, CONFIG.n_positions + 1), f"max_length = 41 must be from 1 to {CONFIG.n_positions}"),
+    ],
+)
+def test_a_cache_of_no_size_is_refused_on_every_engine(runner, given, message):
+    with pytest.raises(InputError, match=message):
+        runner.new_cache(*given)
+
+
+@pytest.mark.parametrize("cache", [5, [], "cache"])
+def test_what_is_no_cache_is_refused_on_every_engine(runner, cache):
+    with pytest.raises(InputError, match=r"needs a cache of its own, got (int|list|str)$"):
+        runner.run([1], cache=cache)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 2.5, True, "2"])
+def test_threads_that_cannot_be_are_refused(onnx_runner, threads):
+    with pytest.raises(InputError, match=f"threads = {threads} must be a whole number, at least 1"):
+        open_onnx(onnx_runner.path, device="cpu", threads=threads)
+
+
 def test_a_cache_that_is_too_short_is_refused(onnx_runner):
-    with pytest.raises(InputError, match="must be from 1 to"):
-        onnx_runner.new_cache(1, CONFIG.n_positions + 1)
     with pytest.raises(InputError, match="3 positions do not fit the cache of 2"):
         onnx_runner.run([1, 2, 3], cache=onnx_runner.new_cache(1, 2))
 
