@@ -80,7 +80,8 @@ class Decoder:
     _captured = itertools.count(1)
 
     def __init__(self, runner: OnnxRunner, past: Sequence[ort.OrtValue], width: int) -> None:
-        rows, device = past[0].shape()[0], runner.device
+        rows = past[0].shape()[0]
+        self.device = device = runner.device
         self.session, self.places = runner.session, np.arange(width)
         self.inputs = {
             name: _on_device(np.zeros((rows, columns), np.int64), device)
@@ -88,7 +89,10 @@ class Decoder:
         }
         logits = np.zeros((rows, 1, runner.config.vocab_size), np.float32)
         self.logits = _on_device(logits, device)
+        # What was bound cannot be unbound. An edit's input goes back to a value that changes
+        # nothing, always the same one: a captured graph reads it where it lay.
         self.changed: set[str] = set()
+        self.unchanged: dict[str, ort.OrtValue] = {}
         self.binding = runner.session.io_binding()
         fixed = {LOGITS_POSITIONS: _on_device(np.array([[-1]]), device)}
         fixed |= dict(zip(runner.past_names, past, strict=True))
@@ -106,11 +110,13 @@ class Decoder:
     def __call__(self, batch: Batch, changes: Changes) -> ort.OrtValue:
         """Advance every row by its one token; returns logits (batch, 1, vocab) on the device, valid
         until the next call."""
-        for name in self.changed - changes.keys():  # what was bound cannot be unbound
-            self.binding.bind_ortvalue_input(name, _identity(name))
+        for name in self.changed - changes.keys():
+            self.binding.bind_ortvalue_input(name, self.unchanged[name])
         for name, change in changes.items():
             self.binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(change))
-        self.changed |= changes.keys()
+            if name not in self.unchanged:
+                self.unchanged[name] = _on_device(_identity(name), self.device)
+        self.changed = set(changes)
         starts = batch.starts[:, None]
         for name, array in (
             ("input_ids", batch.ids),
@@ -138,8 +144,7 @@ def zeros(shape: Sequence[int], kind: int, device: str) -> ort.OrtValue:
     return there
 
 
-def _identity(name: str) -> ort.OrtValue:
+def _identity(name: str) -> NDArray[np.float32]:
     """What changes nothing, for one input of an edit."""
     tap, part = name.rsplit(".", 1)
-    shape = (1,) * len(axes_of(tap))
-    return ort.OrtValue.ortvalue_from_numpy(np.full(shape, float(part == "keep"), np.float32))
+    return np.full((1,) * len(axes_of(tap)), float(part == "keep"), np.float32)

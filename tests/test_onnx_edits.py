@@ -158,6 +158,25 @@ def test_a_decode_step_goes_back_to_no_edit(fused_runner):
     close(again.logits, fresh.logits)
 
 
+def test_steps_between_edits_read_what_changes_nothing_at_the_same_place(fused_runner, monkeypatch):
+    """Where a graph that CUDA captured in the first of them reads it, whatever came between."""
+    bound, plain = {}, ort.IOBinding.bind_ortvalue_input
+    monkeypatch.setattr(
+        ort.IOBinding,
+        "bind_ortvalue_input",
+        lambda self, name, value: bound.update({name: value}) or plain(self, name, value),
+    )
+    names = [f"{tap}.{part}" for tap in (Z, RESID) for part in ("keep", "add")]
+    step, found = fused_runner.run([1], cache=fused_runner.new_cache(1)), []
+    for edit in (Edit.zero(Z, head=1), Edit.steer(RESID, VECTOR), Edit.zero(Z, head=0)):
+        step = fused_runner.run([2], cache=step.cache, edits=[edit])
+        step = fused_runner.run([3], cache=step.cache)
+        found.append([bound.get(name) for name in names])  # held, so that no place is given twice
+    assert None not in found[1]
+    assert all(one is other for one, other in zip(found[0][:2], found[1], strict=False))
+    assert all(one is other for one, other in zip(found[1], found[2], strict=True))
+
+
 # What an edit that is not made costs
 
 
@@ -240,18 +259,20 @@ def test_a_quantised_file_has_no_heads_one_by_one(torch_runner, tmp_path):
 @pytest.mark.cuda
 @pytest.mark.parametrize("profile", ["portable", "fused"])
 def test_taps_and_edits_on_cuda_equal_torch(torch_runner, tmp_path, profile):
-    """Half precision, the only one that both profiles have there; a step before, with and after."""
+    """Half precision, the only one that both profiles have there; steps edited in turn."""
     path, edit = tmp_path / "x.onnx", [Edit.zero("blocks.1.z", head=0)]
     export_onnx(torch_runner, path, profile=profile, dtype="float16", taps="*", edits="*")
     runner = open_onnx(path, device="cuda")
-    run, cache = runner.run(IDS, edits=edit, taps="*"), runner.new_cache(2)
+    run = runner.run(IDS, edits=edit, taps="*")
     want = torch_runner.run(IDS, edits=edit, taps="*")
     close(run.taps["blocks.2.resid_post"], want.taps["blocks.2.resid_post"], 0.1)
-    for column, edits in enumerate([(), edit, ()]):
-        step = runner.run(IDS[:, column : column + 1], cache=cache, edits=edits)
-        cache = step.cache
-    mixed = torch_runner.new_cache(2)
-    for column, edits in enumerate([(), edit, ()]):
-        wanted = torch_runner.run(IDS[:, column : column + 1], cache=mixed, edits=edits)
-        mixed = wanted.cache
-    close(step.logits, wanted.logits, 0.1)
+    for turns in ([(), edit, (), edit, ()], [edit, (), edit, (), edit, ()]):
+        caches = [runner.new_cache(2), torch_runner.new_cache(2)]
+        for column, edits in enumerate(turns):  # what was captured is replayed after edits, too
+            ids = IDS[:, column : column + 1]
+            got, wanted = (
+                engine.run(ids, cache=cache, edits=edits)
+                for engine, cache in zip((runner, torch_runner), caches, strict=True)
+            )
+            close(got.logits, wanted.logits, 0.1)
+            caches = [got.cache, wanted.cache]
