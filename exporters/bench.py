@@ -1,7 +1,8 @@
 """What this model does on this machine: times, memory, and how far from the memory floor.
 
-A decode step has to read every weight once; the floor is the bytes of the weights over the read
-bandwidth of the machine, measured in the same run on the same number of threads.
+A decode step has to read every weight once, but for tables of which it looks up a row; the floor is
+the bytes of those weights over the read bandwidth of the machine, measured in the same run on the
+same number of threads.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import onnx_ir
 from numpy.typing import NDArray
 
+from exporters import mapped
 from exporters.interface import data_file
 from exporters.onnx_runner import OnnxRunner
 from gpt2kit.errors import InputError
@@ -32,6 +35,9 @@ DECODE_FROM, DECODE_STEPS = 128, 64
 _BUFFER = 1 << 30  # bytes, far more than the caches of a large machine hold
 _SHARE = 256 << 20  # bytes that each thread reads at the least, so that starting it costs nothing
 
+_LOOKED_UP = {"Gather": (0,), "GatherBlockQuantized": (0, 2, 3)}  # op -> inputs it takes rows of
+_RESHAPES = ("Cast", "Reshape", "Squeeze", "Unsqueeze")
+
 
 @dataclass(frozen=True)
 class Bench:
@@ -41,7 +47,9 @@ class Bench:
     load_ms: from the name or path to the first logits.
     prefill_ms: number of tokens -> time until the last token's logits.
     decode_ms: one token more, with `decode_from` tokens and up to 64 more in the cache.
-    weights: bytes that a decode step reads. file: on disk.
+    weights: bytes of the unique weights that a decode step reads: not the positions, nor an
+             embedding that the head does not share, of which it takes one row.
+    all_weights: bytes of all unique weights. file: on disk.
     peak: resident memory of this process at its largest.
     bandwidth: bytes a second that `threads` threads read.
     """
@@ -53,6 +61,7 @@ class Bench:
     decode_ms: float
     decode_from: int
     weights: int
+    all_weights: int
     file: int | None
     peak: int | None
     bandwidth: float | None
@@ -89,7 +98,7 @@ def bench(open_runner: Callable[[], Runner], *, repeats: int = 5) -> Bench:
     prefill = {n: _prefill(runner, ids[:n], repeats) for n in sizes}
     decode_from = min(DECODE_FROM, context // 2)
     decode = _decode(runner, ids, decode_from)
-    weights, file, device = _sizes(runner)
+    weights, whole, file, device = _sizes(runner)
     return Bench(
         engine=repr(runner),
         threads=threads,
@@ -98,6 +107,7 @@ def bench(open_runner: Callable[[], Runner], *, repeats: int = 5) -> Bench:
         decode_ms=decode,
         decode_from=decode_from,
         weights=weights,
+        all_weights=whole,
         file=file,
         peak=peak_memory(),
         bandwidth=read_bandwidth(threads) if device == "cpu" else None,
@@ -127,15 +137,37 @@ def _decode(runner: Runner, ids: NDArray[np.int64], start_at: int) -> float:
     return statistics.median(times)
 
 
-def _sizes(runner: Runner) -> tuple[int, int | None, str]:
-    """Bytes of the weights, bytes on disk, and "cpu" or another device."""
+def _sizes(runner: Runner) -> tuple[int, int, int | None, str]:
+    """Bytes of the weights that a step reads, of all, on disk; and "cpu" or another device."""
     if isinstance(runner, OnnxRunner):
         files = [runner.path, data_file(runner.path)]
         size = sum(file.stat().st_size for file in files if file.exists())
-        return size, size, runner.device
+        return *_weights(runner.path), size, runner.device
     model = cast("TorchRunner", runner).model
-    weights = sum(x.numel() * x.element_size() for x in model.parameters())
-    return weights, None, str(model.wte.weight.device.type)
+    tables = {"wpe.weight"} if runner.config.tie_word_embeddings else {"wpe.weight", "wte.weight"}
+    sizes = {name: x.numel() * x.element_size() for name, x in model.named_parameters()}
+    read = sum(size for name, size in sizes.items() if name not in tables)
+    return read, sum(sizes.values()), None, str(model.wte.weight.device.type)
+
+
+def _weights(path: Path) -> tuple[int, int]:
+    """Bytes that the graph reads whole, and of all that it reads, as the file holds them."""
+    read = whole = 0
+    for value in mapped.load(path).graph.initializers.values():
+        if value.const_value is not None and value.uses():
+            whole += value.const_value.nbytes
+            read += value.const_value.nbytes if _read_whole(value) else 0
+    return read, whole
+
+
+def _read_whole(value: onnx_ir.Value) -> bool:
+    """Whether anything but a look-up of rows reads a weight, itself or in another shape."""
+    return any(
+        _read_whole(node.outputs[0])
+        if node.op_type in _RESHAPES
+        else index not in _LOOKED_UP.get(node.op_type, ())
+        for node, index in value.uses()
+    )
 
 
 def _threads(runner: Runner) -> int:

@@ -23,13 +23,13 @@ def show(result: Bench, console: Console) -> None:
     more = f"{1e3 / result.decode_ms:,.0f} tokens a second, from {result.decode_from} tokens on"
     table.add_row("decode", f"{result.decode_ms:,.2f} ms", more)
     if result.floor_ms and result.over_floor and result.bandwidth:
-        reading = f"{_mb(result.weights)} of weights at {result.bandwidth / 1e9:,.1f} GB/s"
+        reading = f"{_mb(result.weights)} of weights a step at {result.bandwidth / 1e9:,.1f} GB/s"
         table.add_row("memory floor", f"{result.floor_ms:,.2f} ms", reading)
         table.add_row("decode / floor", f"{result.over_floor:,.2f}", "")
     if result.file:
         table.add_row("file", _mb(result.file), "")
     if result.peak:
-        ratio = f"{result.peak / result.weights:.2f} times the weights"
+        ratio = f"{result.peak / result.all_weights:.2f} times all weights"
         table.add_row("peak memory", _mb(result.peak), ratio)
     console.print(table)
     console.print(f"medians, {result.threads} threads", style="dim")

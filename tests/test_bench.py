@@ -3,15 +3,20 @@
 import json
 import os
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from conftest import CONFIG, byte_tokenizer, random_model
 
 import exporters.bench as module
+from exporters import cost, export_onnx, open_onnx
 from exporters.bench import bench, read_bandwidth
+from gpt2kit import TorchRunner
 from gpt2kit.cli import main
 from gpt2kit.errors import InputError
+from gpt2kit.runner import Source
 
 
 def test_every_figure_is_measured(runner, torch_runner):
@@ -23,9 +28,39 @@ def test_every_figure_is_measured(runner, torch_runner):
     assert found.floor_ms == pytest.approx(1e3 * found.weights / found.bandwidth)
     assert found.over_floor == pytest.approx(found.decode_ms / found.floor_ms)
     weights = 4 * sum(weight.numel() for weight in torch_runner.model.parameters())
-    assert weights <= found.weights <= (1 if found.file is None else 20) * weights
+    assert found.all_weights == pytest.approx(weights, rel=0.02)
+    assert found.weights == found.all_weights - 4 * context * runner.config.n_embd
     assert (found.file is None) == (not hasattr(runner, "path"))
     assert found.peak > 10_000_000
+
+
+WIDE = replace(CONFIG, n_embd=128, n_head=2, n_layer=1, n_positions=256)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    ("profile", "quantize"),
+    [("torch", None), ("portable", None), ("fused", None), ("fused", "int8"), ("portable", "int4")],
+)
+def test_what_a_step_reads_leaves_out_tables_of_which_it_takes_a_row(
+    tmp_path, monkeypatch, tied, profile, quantize
+):
+    config = replace(WIDE, tie_word_embeddings=tied)
+    runner = TorchRunner(random_model(config), byte_tokenizer(), Source("random"))
+    if profile != "torch":
+        monkeypatch.setattr(cost, "BOUND", dict.fromkeys(cost.BOUND, 9.0))  # random weights
+        export_onnx(runner, tmp_path / "x.onnx", profile=profile, quantize=quantize)
+        runner = open_onnx(tmp_path / "x.onnx", device="cpu")
+    # Bytes of a weight; quantised, each block has a scale and a zero point besides.
+    sizes = {8: 1 + (4 + 1) / 128, 4: (1 + (8 + 1) / 64) / 2, 32: 4}
+    bits, head_bits = {"int8": (8, 8), "int4": (4, 8)}.get(quantize, (32, 32))
+    d = config.n_embd
+    table = config.vocab_size * d * sizes[head_bits]
+    read = 12 * d * d * sizes[bits] + table + 4 * 15 * d  # the last: norms and biases
+    found, whole, _, _ = module._sizes(runner)
+    assert found == pytest.approx(read, rel=0.005)
+    looked_up = 4 * config.n_positions * d + (0 if tied else table)
+    assert whole - found == pytest.approx(looked_up, rel=0.06)
 
 
 def test_bandwidth_is_of_this_century():
@@ -41,6 +76,7 @@ def test_what_is_read_does_not_grow_with_the_threads(monkeypatch):
 
     monkeypatch.setattr(np, "ones", spy)
     monkeypatch.setattr(module, "_BUFFER", 1 << 20)
+    monkeypatch.setattr(module, "_SHARE", 1 << 18)
     monkeypatch.setattr(module.os, "cpu_count", lambda: 48)
     assert all(read_bandwidth(threads) > 0 for threads in (1, 2, 3, 48))
     assert sizes == [1 << 17] * 4
