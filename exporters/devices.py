@@ -17,7 +17,7 @@ CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 # Ops that onnxruntime puts on the CPU on purpose, for shapes and positions, beside a CUDA graph.
 _SHAPE_OPS = (
     "Shape Size Gather Concat Unsqueeze Squeeze Slice Range Cast Constant ConstantOfShape Reshape "
-    "Add Sub Mul Div Equal Where Expand Identity LessOrEqual MemcpyFromHost MemcpyToHost"
+    "Add Sub Mul Div Equal Where Expand Identity LessOrEqual"
 )
 
 
@@ -83,14 +83,30 @@ def _cuda_major() -> int:
 
 
 def _missing_libraries() -> list[str]:
-    """The libraries that the CUDA provider links to and that cannot be loaded."""
+    """The libraries that the CUDA provider links to, beside the driver's, and that do not load."""
     if sys.platform == "win32":
         return []
     major = _cuda_major()
     names = [f"lib{lib}.so.{major}" for lib in ("cudart", "cublasLt", "cublas")]
-    names += ["libcurand.so.10", "libcudnn.so.9"]
-    bundled = [Path(entry) / "nvidia" for entry in sys.path]
-    return [name for name in names if not _loads(name, bundled)]
+    return [name for name in (*names, "libcurand.so.10") if not _loads(name, _bundled())]
+
+
+def cudnn_remark() -> str | None:
+    """What may fail without cudnn, if it is not here: onnxruntime loads it when an operator asks
+    for it, and goes without where it has a kernel of its own."""
+    name = "libcudnn.so.9"
+    if sys.platform == "win32" or _loads(name, _bundled()):
+        return None
+    return (
+        f"{name} not found: onnxruntime runs on CUDA without, but refuses operators that need it "
+        f"(some sums over an axis); install nvidia-cudnn-cu{_cuda_major()}, or a torch built for "
+        "CUDA"
+    )
+
+
+def _bundled() -> list[Path]:
+    """Where NVIDIA's wheels put their libraries."""
+    return [Path(entry) / "nvidia" for entry in sys.path]
 
 
 def _loads(name: str, folders: Iterable[Path]) -> bool:

@@ -63,6 +63,8 @@ def _onnxruntime() -> Iterator[Finding]:
     problems = devices.cuda_problems()
     if not problems:
         yield Finding("ok", f"onnxruntime runs on CUDA {ort.cuda_version}")
+        if remark := devices.cudnn_remark():
+            yield Finding("note", remark)
     for problem in problems:
         kind: Literal["note", "bad"] = "bad" if problem == both else "note"
         yield Finding(

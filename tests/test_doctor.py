@@ -25,15 +25,27 @@ def test_a_sound_installation_has_nothing_bad():
 
 
 def test_what_keeps_cuda_away_is_a_note(monkeypatch):
-    monkeypatch.setattr(devices, "cuda_problems", lambda: ["no NVIDIA driver", "no cudnn"])
+    monkeypatch.setattr(devices, "cuda_problems", lambda: ["no NVIDIA driver", "no cublas"])
     notes = [finding.text for finding in diagnose() if finding.level == "note"]
     assert "onnxruntime has no CUDA here: no NVIDIA driver" in notes
-    assert "onnxruntime has no CUDA here: no cudnn" in notes
+    assert "onnxruntime has no CUDA here: no cublas" in notes
 
 
 def test_cuda_that_works_is_named(monkeypatch):
     monkeypatch.setattr(devices, "cuda_problems", list)
     assert any(f.text.startswith("onnxruntime runs on CUDA") for f in diagnose())
+
+
+def test_cudnn_is_a_remark_where_cuda_works_without(monkeypatch):
+    monkeypatch.setattr(devices, "cuda_problems", list)
+    monkeypatch.setattr(devices, "_loads", lambda name, _: "cudnn" not in name)
+    found = list(diagnose())
+    assert any(f.text.startswith("onnxruntime runs on CUDA") for f in found)
+    notes = [f.text for f in found if f.level == "note" and "cudnn" in f.text]
+    assert len(notes) == 1
+    assert "runs on CUDA without, but refuses operators that need it" in notes[0]
+    monkeypatch.setattr(devices, "_loads", lambda *_: True)
+    assert not any("cudnn" in f.text for f in diagnose())
 
 
 def test_two_wheels_of_onnxruntime_are_bad(monkeypatch):

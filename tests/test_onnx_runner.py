@@ -501,7 +501,7 @@ def test_auto_takes_cuda_where_it_works(healthy):
             "overwrite each other's files; run `pip uninstall",
         ),
         (("_driver_problem", lambda: "no NVIDIA driver"), "no NVIDIA driver"),
-        (("_loads", lambda name, _: "cudnn" not in name), r"not found: libcudnn\.so\.9; install"),
+        (("_loads", lambda name, _: "rand" not in name), r"not found: libcurand\.so\.10; install"),
     ],
 )
 def test_each_thing_that_cuda_lacks_is_named(healthy, change, message):
@@ -509,6 +509,12 @@ def test_each_thing_that_cuda_lacks_is_named(healthy, change, message):
     with pytest.raises(EngineError, match=f"device 'cuda' cannot be used: .*{message}"):
         devices.choose("cuda")
     assert devices.choose("auto") == "cpu"
+
+
+def test_cuda_is_taken_without_cudnn(healthy):
+    """The CUDA provider of onnxruntime 1.28 and later does not link to it."""
+    healthy.setattr(devices, "_loads", lambda name, _: "cudnn" not in name)
+    assert devices.choose("auto") == devices.choose("cuda") == "cuda"
 
 
 def test_the_cpu_only_wheel_is_named(healthy):
