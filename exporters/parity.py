@@ -3,7 +3,8 @@
 Both engines run the same token ids through prefill, chunks, single steps, batches with padding on
 either side, a context filled to its last position, a random edit of every tap that the file lets
 one edit, and all of those at once through the cache; logits, keys, values and every tap of the file
-are compared wherever there is a token.
+are compared wherever there is a token. A run that fetches a tap takes another session, or another
+path, than one that does not; so a file with taps makes a prefill, steps and edits without them too.
 
 The error of a value is its difference over the size of its vector: |onnx - torch| divided by the
 largest |torch| along the last axis (at least the root mean square of the whole tensor, so that a
@@ -44,6 +45,7 @@ from gpt2kit.torch_runner import DTYPES, TorchCache, TorchRunner, load
 # single values may feel much; what they say as a whole is held to the bounds of `exporters.cost`.
 TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 0.15, **dict.fromkeys(BITS, 0.4)}
 DECODE_STEPS = 32
+_Chunks = list[tuple[Ints, Any]]  # ids and lengths of one run after the other
 
 
 @dataclass(frozen=True)
@@ -267,7 +269,10 @@ def _cases(reference: TorchRunner, onnx: OnnxRunner) -> Iterator[tuple[str, _Sid
         return rng.integers(0, c.vocab_size, (batch, max(1, min(pos, context))))
 
     def both(
-        case: str, chunks: list[tuple[Ints, Any]], edits: Sequence[Edit] = ()
+        case: str,
+        chunks: _Chunks,
+        edits: Sequence[Edit] = (),
+        taps: tuple[str, ...] = onnx.taps,
     ) -> Iterator[tuple[str, _Side, _Side]]:
         pair: list[tuple[Any, KVCache]] = [
             (r, r.new_cache(len(chunks[0][0]))) for r in (reference, onnx)
@@ -276,7 +281,7 @@ def _cases(reference: TorchRunner, onnx: OnnxRunner) -> Iterator[tuple[str, _Sid
             sides = []
             for i, (runner, cache) in enumerate(pair):
                 starts = cache.lengths
-                run = runner.run(ids, taps=onnx.taps, cache=cache, lengths=lengths, edits=edits)
+                run = runner.run(ids, taps=taps, cache=cache, lengths=lengths, edits=edits)
                 assert run.cache is not None
                 pair[i] = runner, run.cache
                 sides.append(_side(run, starts, onnx))
@@ -288,10 +293,12 @@ def _cases(reference: TorchRunner, onnx: OnnxRunner) -> Iterator[tuple[str, _Sid
     yield from both("chunked prefill", [(part, None) for part in np.split(ids, cuts, axis=1)])
     ids = draw(1, 5 + DECODE_STEPS)
     steps = [(ids[:, i : i + 1], None) for i in range(5, ids.shape[1])]
+    plain: dict[str, _Chunks] = {"decode without taps": [(ids[:, :5], None), *steps[:8]]}
     yield from both("decode", [(ids[:, :5], None), *steps])
     ids = draw(3, 24)
     lengths = np.maximum([ids.shape[1], ids.shape[1] // 3, 1], 1)
     after = [(draw(3, 1), None) for _ in range(min(4, context - ids.shape[1]))]
+    plain["padding without taps"] = [(ids, lengths), *after]
     yield from both("right padding", [(ids, lengths), *after])
     steps_after = [step for step, _ in after]
     if onnx.profile == "portable":
@@ -302,6 +309,8 @@ def _cases(reference: TorchRunner, onnx: OnnxRunner) -> Iterator[tuple[str, _Sid
     ids = draw(1, context)
     cuts = [context - n for n in (3, 2, 1) if n < context]
     yield from both("full context", [(part, None) for part in np.split(ids, cuts, axis=1)])
+    for case, chunks in plain.items() if onnx.taps else ():
+        yield from both(case, chunks, taps=())
     ids = draw(2, 6)
     for tap in onnx.edits:
         yield from both(f"edit of {tap}", [(ids, None)], [_random_edit(tap, ids, c)])
@@ -310,6 +319,11 @@ def _cases(reference: TorchRunner, onnx: OnnxRunner) -> Iterator[tuple[str, _Sid
         parts = [(ids[:, :2], np.array([2, 1])), (ids[:, 2:4], None)]  # a gap in the padded row
         parts += [(ids[:, i : i + 1], None) for i in range(4, ids.shape[1])]
         yield from both("edits through the cache", parts, edits)
+        if onnx.taps:
+            yield from both("edits without taps", parts, edits, ())
+        stepped = [edit for edit in edits if axes_of(edit.tap) != SCORES]  # by the bound step
+        if onnx.profile == "fused" and 0 < len(stepped) < len(edits):
+            yield from both("edits but of scores", parts, stepped, ())
 
 
 def _random_edit(tap: str, ids: Ints, config: GPT2Config) -> Edit:

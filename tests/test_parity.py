@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 
 import exporters.graphs
 import gpt2kit
-from exporters import export_onnx, open_onnx, parity, verify
+from exporters import OnnxRunner, export_onnx, open_onnx, parity, verify
+from exporters.onnx_cache import Decoder
 from exporters.parity import Report, compare
 from gpt2kit import TorchRunner, checkpoint
 from gpt2kit.errors import CheckpointError, EngineError, ParityError
@@ -262,3 +263,55 @@ def test_an_edit_that_is_half_made_fails_the_gate(tmp_path, monkeypatch, tap, wr
     with pytest.raises(ParityError, match=rf"part at \S+ in 'edit of {tap}'"):
         export_onnx(runner, tmp_path / "x.onnx", taps="blocks.*.z", edits=tap, profile="fused")
     assert not list(tmp_path.iterdir())
+
+
+# What runs without a tap is another session, and a step that is bound
+
+
+@pytest.mark.parametrize(("taps", "edits"), [("*", "*"), ("*.resid_*", "blocks.1.z"), ((), ())])
+def test_the_gate_runs_the_lean_session_and_the_bound_step(
+    file_of, torch_runner, monkeypatch, taps, edits
+):
+    runner = open_onnx(file_of("fused", taps=taps, edits=edits), device="cpu")
+    steps, lean = [], []
+    step, execute = Decoder.__call__, OnnxRunner._execute
+
+    def stepping(self, batch, changes):
+        steps.append((len(batch.ids), bool(changes)))
+        return step(self, batch, changes)
+
+    def executing(self, batch, slots, past, names, presents, changes, kept=None):
+        if self.carrying(names) is self.session:
+            lean.append((len(batch.ids), bool(changes)))
+        return execute(self, batch, slots, past, names, presents, changes, kept)
+
+    monkeypatch.setattr(Decoder, "__call__", stepping)
+    monkeypatch.setattr(OnnxRunner, "_execute", executing)
+    compare(torch_runner, runner).raise_if_failed()
+    edited = [(2, True)] if edits else []
+    assert {(1, False), (3, False), *edited} <= set(steps)
+    assert {(1, False), (3, False), *edited} <= set(lean)
+
+
+@pytest.mark.parametrize("part", ["step", "edited step", "session"])
+def test_a_fault_of_what_runs_without_taps_fails_the_gate(
+    fused_runner, torch_runner, monkeypatch, part
+):
+    step, execute = Decoder.__call__, OnnxRunner._execute
+
+    def stepping(self, batch, changes):
+        logits = step(self, batch, changes)
+        if part == ("edited step" if changes else "step"):
+            logits.update_inplace(logits.numpy() + np.linspace(0, 1, logits.shape()[2], dtype="f"))
+        return logits
+
+    def executing(self, batch, slots, past, names, presents, changes, kept=None):
+        if part == "session" and self.carrying(names) is self.session:
+            batch = replace(batch, ids=(batch.ids + 1) % CONFIG.vocab_size)
+        return execute(self, batch, slots, past, names, presents, changes, kept)
+
+    monkeypatch.setattr(Decoder, "__call__", stepping)
+    monkeypatch.setattr(OnnxRunner, "_execute", executing)
+    where = "edits but of scores" if part == "edited step" else "(decode|padding) without taps"
+    with pytest.raises(ParityError, match=f"part at .* in '{where}'"):
+        compare(torch_runner, fused_runner).raise_if_failed()
