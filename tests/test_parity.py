@@ -64,6 +64,7 @@ def test_a_right_file_passes_in_every_case(onnx_runner, source):
     report.raise_if_failed()
     assert report.cases[: len(CASES)] == CASES
     assert set(report.worst) == {"logits", *KV, *tap_axes(CONFIG.n_layer)}
+    assert report.missed == 0
     assert report.top1 == report.positions > CONFIG.n_positions + parity.DECODE_STEPS
     assert parity.DECODE_STEPS >= 32
 
