@@ -20,7 +20,8 @@ holds, which is then updated in place. Tokens must come first in each row of `at
 (padding on the right); any other mask sends positions out of their table, which onnxruntime
 refuses on the CPU, and makes the logits NaN. On the CPU, a batch of several rows may continue a
 past only by one token a run. A further input `logits_positions`, (1 or batch, kept) int64, says
-which columns of `input_ids` get logits, (batch, kept, vocab); -1 is the last token of each row.
+which columns of `input_ids` get logits, (batch, kept, vocab); -1 is the last token of each row, and
+a column beyond the last is refused or gives NaN.
 Scores and patterns, where a tap or an edit wants them, are computed beside that operator from the
 keys it has cached; only an edit of them makes it give way to what is computed so.
 """
@@ -85,25 +86,31 @@ class Fused(nn.Module):
         changes: Changes,
     ) -> tuple[Tensor, ...]:
         """The graph's inputs -> logits, the keys and values, the taps."""
-        sequence, total = input_ids.shape[1], attention_mask.shape[1]
-        # A decode step is so short that each of these small nodes counts.
+        # A decode step is so short that each of these small nodes counts. Sizes go only where
+        # operators read them on the host: any other operand made of them would be copied to the
+        # GPU at each step, and such a step cannot be captured as a CUDA graph.
+        batch, sequence, total = *input_ids.shape, attention_mask.shape[1]
         last = attention_mask.sum(1) - 1  # (batch,) where the last token should be
         end = last[:, None]
         found = (attention_mask * torch.arange(total)).amax(1, keepdim=True)  # and where it is
-        misplaced = found - end  # (batch, 1) 0, or more
-        positions = position_ids + misplaced * self.model.config.n_positions
+        # (batch, 1) 0; for a row whose tokens do not come first, more than there are positions
+        misplaced = (found - end) * (self.model.config.n_positions + 1)
+        positions = position_ids + misplaced
         inside = {int(tap.split(".")[1]) for tap in self.edits if axes_of(tap) == SCORES}
         cache = _InPlace(past_key_values, last, attention_mask, inside)
-        start = (end + 1 - sequence).clamp(min=0)  # (batch, 1) where the row's first query stands
-        queries = start + torch.arange(sequence)
+        queries = end + torch.arange(1 - sequence, 1)  # (batch, sequence), if none is padding
+        queries = queries - queries[:, :1].clamp(max=0)  # the row's first query stands at 0 or more
         mask = (torch.arange(total) <= queries[:, :, None])[:, None]  # (batch, 1, query, key)
         hooks = _hooks(self, changes)
         x = self.model.hidden(input_ids, hooks, positions=positions, mask=mask, cache=cache)
-        final = (end - (total - sequence)).clamp(min=0)  # (batch, 1)
-        column = torch.where(logits_positions < 0, final, logits_positions)  # (batch, kept)
-        row = torch.arange(x.shape[0])[:, None] * sequence
+        # (batch, 1) the column of the row's last token
+        final = (attention_mask[:, -sequence:].sum(1, keepdim=True) - 1).clamp(min=0)
+        column = logits_positions + misplaced  # (batch, kept)
+        column = torch.where(column < 0, final, column)
+        row = torch.arange(0, batch * sequence, sequence)[:, None]
         x = F.embedding(row + column, x.flatten(0, 1))  # (batch, kept, d_model)
-        x = x.masked_fill(misplaced[:, :, None] > 0, float("nan"))  # should a device not refuse
+        beyond = column > torch.arange(sequence)[-1:]  # should a device not refuse
+        x = x.masked_fill(beyond[:, :, None], float("nan"))
         return _logits(self.model, x), *cache.present, *_values(hooks, self.taps)
 
 

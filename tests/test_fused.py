@@ -74,6 +74,10 @@ def test_logits_are_those_of_the_positions_asked_for(fused_runner, torch_runner)
     close(last, np.stack([want[0, 3:4], want[1, 5:6]]))
     some = raw(fused_runner, given | {"logits_positions": np.array([[2, 0], [5, 1]])})["logits"]
     close(some, np.stack([want[0, [2, 0]], want[1, [5, 1]]]))
+    beyond = raw(fused_runner, given | {"logits_positions": np.array([[7, 1], [0, 5]])})["logits"]
+    assert np.isnan(beyond[0, 0]).all()  # not what the next row has in that place
+    close(beyond[0, 1], want[0, 1])
+    close(beyond[1], want[1, [0, 5]])
 
 
 def test_the_cache_is_written_in_place(fused_runner):
