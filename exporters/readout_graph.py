@@ -6,7 +6,7 @@ graph gives just what it is made for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -32,16 +32,18 @@ _NORMED = """narrow_resid = CastLike (resid, gain)
     normed = LayerNormalization <axis = -1, epsilon = EPSILON> (narrow_resid, gain, bias)"""
 # Vectors (row, group) meet the vocabulary in pieces {i}. Logits x are taken relative to that of the
 # first target, so that what is larger than it is above 0, and sums are of numbers that are small.
+# Targets are taken one by one: all at once would be as many times the logits.
 _SUMS = """
 <ir_version: 10, opset_import: ["" : 18, "com.microsoft" : 1]>
-sums (float[vectors, d_model] resid, int64[vectors, n] targets, int64[1] k, int64[3] by_row)
+sums (float[vectors, d_model] resid, int64[vectors, n] targets, int64[1] k, int64[3] by_row,
+      int64 others)
     => (float[vectors, n] chosen, float[vectors, top] top, int64[vectors, top] top_ids,
         float[vectors, pieces] high, float[vectors, pieces] most,
         float[vectors, 1, pieces] mean, float[row, 1, pieces_group] reference_mean,
-        float[vectors, pieces] above_first, float[vectors, pieces_rest] above_rest,
+        float[vectors, pieces] above_first, float[others, vectors, pieces] above_rest,
         float[vectors, pieces_n] own)
 <int64[1] zero = {0}, int64[1] one = {1}, int64[1] two = {2}, int64[1] last = {-1},
- int64[1] end = {9223372036854775807}, int64[3] alone = {0, 1, -1}>
+ int64[1] end = {9223372036854775807}, int64[3] alone = {0, 1, -1}, bool on = {1}>
 {
     NORMED
     CHOSEN
@@ -49,7 +51,8 @@ sums (float[vectors, d_model] resid, int64[vectors, n] targets, int64[1] k, int6
     rest = Slice (chosen, one, end, last)
     base = Neg (first)
     behind = Sub (rest, first)
-    thresholds = Unsqueeze (behind, one)
+    by_target = Transpose (behind)
+    thresholds = Unsqueeze (by_target, two)
     PIECES
     JOIN
     found = Shape <start = 1> (tops)
@@ -68,10 +71,17 @@ unembed (float[vectors, d_model] resid) => (float[vectors, vocab] logits)
 }
 """
 _CHOSEN_ALONE = """
-    columns = Gather (unembedding, targets)
-    row = Unsqueeze (normed, last)
-    products = MatMul (columns, row)
-    chosen = Squeeze (products, last)
+    ids_by_target = Transpose (targets)
+    found_by_target = Scan <
+        num_scan_inputs = 1,
+        body = one_target (int64[vectors] id) => (float[vectors, 1] logit) {
+            column = Gather (unembedding, id)
+            product = Mul (column, normed)
+            logit = ReduceSum (product, last)
+        }
+    > (ids_by_target)
+    chosen_by_target = Squeeze (found_by_target, last)
+    chosen = Transpose (chosen_by_target)
 """
 _CHOSEN_OF_ALL = """
     PRODUCT
@@ -101,10 +111,15 @@ _PIECE = """
     reference_mean_{i} = com.microsoft.FusedMatMul <transB = 1> (reference_{i}, x_by_row_{i})
     larger_{i} = HardSigmoid <alpha = 1e30, beta = 0.0> (x_{i})
     above_first_{i} = ReduceSum (larger_{i}, last)
-    every_{i} = Unsqueeze (x_{i}, two)
-    over_{i} = Sub (every_{i}, thresholds)
-    larger_rest_{i} = HardSigmoid <alpha = 1e30, beta = 0.0> (over_{i})
-    above_rest_{i} = ReduceSum <keepdims = 0> (larger_rest_{i}, one)
+    above_rest_{i} = Loop <
+        body = another_{i} (int64 n, bool more) => (bool again, float[vectors, 1] count) {
+            again = Identity (more)
+            threshold = Gather (thresholds, n)
+            over = Sub (x_{i}, threshold)
+            larger = HardSigmoid <alpha = 1e30, beta = 0.0> (over)
+            count = ReduceSum (larger, last)
+        }
+    > (others, on)
     shifted_{i} = Sub (targets, start_{i})
     within_{i} = Clip (shifted_{i}, first_{i}, last_{i})
     own_{i} = GatherElements <axis = -1> (x_{i}, within_{i})
@@ -176,18 +191,19 @@ class ReadoutGraph:
             "targets": flat,
             "k": np.array([top_k]),
             "by_row": np.array([rows[0], rows[1], -1]),
+            "others": np.array(flat.shape[1] - 1),
         }
         shares = list(self._pool.map(lambda session: session.run(feeds), self._sessions))
         got = {name: np.concatenate([share[name] for share in shares], -1) for name in shares[0]}
         chosen = shares[0]["chosen"]
         base, reference_mean = chosen[:, :1], got["reference_mean"].reshape(rows[0], -1, rows[1])
         pieces = reference_mean.shape[1]
-        above_rest = got["above_rest"].reshape(count, pieces, -1).sum(1)
-        above = np.concatenate([got["above_first"].sum(-1, keepdims=True), above_rest], -1)
+        above_rest = got["above_rest"].sum(-1).reshape(-1 + flat.shape[1], count)
+        above = np.concatenate([got["above_first"].sum(-1)[None], above_rest]).T
         # A target is never above itself, however its two products were rounded.
         own = got["own"].reshape(count, pieces, -1)
         own = np.take_along_axis(own, flat[:, None] // self.width, 1)[:, 0]
-        above = above.astype(np.int64) - (own > chosen - base)
+        above = np.nan_to_num(above).astype(np.int64) - (own > chosen - base)
         return Sums(
             base=np.broadcast_to(base.reshape(rows), (pieces, *rows)),
             log_z=(got["high"] - np.log(got["most"])).T.reshape(pieces, *rows),
@@ -213,7 +229,7 @@ class _Session:
     ) -> None:
         normed = _NORMED.replace("EPSILON", f"{config.layer_norm_epsilon:.12f}")
         model = parser.parse_model(text.replace("NORMED", normed))
-        used = {name for node in model.graph.node for name in node.input}
+        used = set(_read(model.graph))
         held = {}
         for name in used & weights.keys():
             if weights[name].size <= 1:  # onnxruntime wants to know it beforehand
@@ -234,6 +250,14 @@ class _Session:
         feeds = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
         feeds["resid"] = feeds["resid"].astype(np.float32, copy=False)
         return dict(zip(self._outputs, self._session.run(None, feeds), strict=True))
+
+
+def _read(graph: onnx.GraphProto) -> Iterator[str]:
+    """What the nodes of a graph read, and those of the graphs within."""
+    for node in graph.node:
+        yield from node.input
+        for attribute in node.attribute:
+            yield from _read(attribute.g)
 
 
 def _text(pieces: Sequence[int], whole: bool, product: str) -> str:

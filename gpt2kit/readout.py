@@ -120,6 +120,8 @@ def check_width(resid: Floats, width: int) -> None:
     """Raise InputError unless these are residual vectors (…, width)."""
     if not resid.ndim or resid.shape[-1] != width:
         raise InputError(f"vectors of shape {resid.shape} given, the model's are {width} wide")
+    if not resid.size:
+        raise InputError(f"vectors of shape {resid.shape} given: at least one is wanted")
 
 
 def _grouped(resid: Floats, reference: Floats | None, width: int) -> tuple[Floats, Floats | None]:
@@ -127,8 +129,9 @@ def _grouped(resid: Floats, reference: Floats | None, width: int) -> tuple[Float
     check_width(resid, width)
     if reference is None:
         return resid.reshape(1, -1, width), None
+    check_width(reference, width)
     axes = reference.shape[:-1]
-    if reference.shape[-1] != width or resid.shape[:-1][resid.ndim - reference.ndim :] != axes:
+    if resid.shape[:-1][resid.ndim - reference.ndim :] != axes:
         raise InputError(f"reference {reference.shape} does not end the axes of {resid.shape}")
     reference = reference.reshape(-1, width)
     return resid.reshape(-1, len(reference), width), reference
