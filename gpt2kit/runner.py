@@ -99,8 +99,9 @@ class Runner(Protocol):
         cache:   from `new_cache` or an earlier run; positions go on where it ended.
         lengths: (batch,) how many of the columns of `ids` are tokens; the rest is right padding.
         last_only: logits of the last token of each row alone.
-        top_k:   only the k largest logits of each position, and which tokens they belong to; with 0
-                 the unembedding is left out, for a run that is made for its taps or its cache.
+        top_k:   only the k largest logits of each position, and which tokens they belong to; 0 is
+                 for a run that is made for its taps or its cache, and leaves out the unembedding
+                 (a portable graph computes all logits nevertheless, as with last_only).
         """
         ...
 
