@@ -20,6 +20,7 @@ from exporters.devices import choose
 from exporters.interface import LOGITS_POSITIONS, edit_names, existing, past_names, present_names
 from exporters.onnx_cache import Changes, Decoder, InPlaceCache, OnnxCache, zeros
 from exporters.readout_graph import ReadoutGraph, Unembedding
+from exporters.run_parts import absolute_keys, by_slot, cut, joined
 from exporters.sessions import Opened, open_session, providers, reason, run_options
 from exporters.topk_graph import TopK
 from exporters.weights import Weights
@@ -223,7 +224,7 @@ class OnnxRunner:
         if last_only:
             logits = logits[np.arange(len(logits)), batch.lengths - 1][:, None]
         found = {
-            tap: _absolute_keys(_widen(value), tap, slots, batch.end)
+            tap: absolute_keys(_widen(value), tap, slots, batch.end)
             for tap, value in values.items()
         }
         taken = TapDict(found, self.config.n_layer)
@@ -248,7 +249,7 @@ class OnnxRunner:
         whole = rows > 1 or self.device != "cpu" or (cache is None and bool(edits))
         whole = whole or any(name != "logits" and axes_of(name) == SCORES for name in names)
         size = 1 if single else columns if whole else CHUNK
-        parts = [_part(batch, j, size) for j in range(0, columns, size)]
+        parts = [cut(batch, j, size) for j in range(0, columns, size)]
         if len(parts) > 1:  # an edit must fit the whole run, and be refused before any part of it
             self._changes(edits, batch.chunk(cached=cache is not None))
         if cache is not None:
@@ -269,7 +270,7 @@ class OnnxRunner:
             outputs = self._execute(part, held, past, names, presents, changes, kept)
             found.append([value.numpy() for value in outputs[: len(names)]])
         values = {
-            name: _joined(parts, name, batch.end)
+            name: joined(parts, name, batch.end)
             for name, parts in zip(names, zip(*found, strict=True), strict=True)
         }
         given = 1 if last_only and not single else columns
@@ -317,7 +318,7 @@ class OnnxRunner:
         for tap, change in affine(edits, self.config, chunk).items():
             for name, value, default in zip(edit_names(tap), change, (1, 0), strict=True):
                 if slots is not None and axes_of(tap) == SCORES:
-                    value = _by_slot(value, slots, default)
+                    value = by_slot(value, slots, default)
                 out[name] = np.ascontiguousarray(value, np.float32)
         return out
 
@@ -461,20 +462,6 @@ class OnnxRunner:
         return self._weights.read(name)
 
 
-def _part(batch: Batch, start: int, size: int) -> Batch:
-    """Columns of a batch as a run of their own. A row that has ended runs its last token once more,
-    at the same place, which changes nothing."""
-    rows, columns = batch.ids.shape
-    if size == 1:
-        place = np.minimum(start, batch.lengths - 1)
-        ids = batch.ids[np.arange(rows), place][:, None]
-        return Batch(ids, np.ones_like(batch.lengths), batch.starts + place)
-    if size == columns:
-        return batch
-    ids = batch.ids[:, start : start + size]
-    return Batch(ids, np.array([ids.shape[1]]), batch.starts + start)
-
-
 def _globs(taps: Sequence[str]) -> list[str]:
     """Taps as few patterns: the same tap in several layers becomes `blocks.*.tap`."""
     kinds = [re.sub(r"^blocks\.\d+\.", "blocks.*.", tap) for tap in taps]
@@ -482,34 +469,5 @@ def _globs(taps: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(tap if kinds.count(kind) == 1 else kind for tap, kind in pairs))
 
 
-def _joined(parts: Sequence[NDArray[Any]], name: str, end: int) -> NDArray[Any]:
-    """Columns that were run one by one, side by side; keys that were yet to come are 0."""
-    if name == "logits" or axes_of(name) != SCORES:
-        return np.concatenate(parts, axis=1)
-    wide = [np.pad(x, [(0, 0)] * 3 + [(0, end - x.shape[-1])]) for x in parts]
-    return np.concatenate(wide, axis=2)
-
-
-def _by_slot(x: Floats, slots: NDArray[np.bool_], default: float) -> Floats:
-    """The key axis, absolute positions, as the cache has it: with gaps where padding ran."""
-    if x.shape[-1] == 1 or slots.all():
-        return x
-    places = np.maximum(slots.cumsum(1) - 1, 0)  # (batch, slots)
-    rows = np.broadcast_to(x, (len(slots), *x.shape[1:]))
-    spread = np.stack([row[..., place] for row, place in zip(rows, places, strict=True)])
-    out: Floats = np.where(slots[:, None, None, :], spread, default)
-    return out
-
-
 def _widen(x: NDArray[Any]) -> Floats:
     return x.astype(np.float32) if x.dtype == np.float16 else x
-
-
-def _absolute_keys(x: Floats, tap: str, slots: NDArray[np.bool_], end: int) -> Floats:
-    """Close the gaps that padding left along the key axis, so that keys are absolute positions."""
-    if axes_of(tap)[-1] != "key" or slots[:, :end].all():
-        return x[..., :end] if axes_of(tap)[-1] == "key" else x
-    out = np.zeros((*x.shape[:-1], end), x.dtype)
-    for row, held in enumerate(slots):
-        out[row, ..., : held.sum()] = x[row][..., held]
-    return out
