@@ -120,18 +120,17 @@ def check_width(resid: Floats, width: int) -> None:
     """Raise InputError unless these are residual vectors (…, width)."""
     if not resid.ndim or resid.shape[-1] != width:
         raise InputError(f"vectors of shape {resid.shape} given, the model's are {width} wide")
-    if not resid.size:
-        raise InputError(f"vectors of shape {resid.shape} given: at least one is wanted")
 
 
 def _grouped(resid: Floats, reference: Floats | None, width: int) -> tuple[Floats, Floats | None]:
     """Resid as (group, row, d_model), the reference as (row, d_model) against each group."""
     check_width(resid, width)
+    if not resid.size:
+        raise InputError(f"vectors of shape {resid.shape} given: at least one is wanted")
     if reference is None:
         return resid.reshape(1, -1, width), None
-    check_width(reference, width)
     axes = reference.shape[:-1]
-    if resid.shape[:-1][resid.ndim - reference.ndim :] != axes:
+    if reference.shape[-1] != width or resid.shape[:-1][resid.ndim - reference.ndim :] != axes:
         raise InputError(f"reference {reference.shape} does not end the axes of {resid.shape}")
     reference = reference.reshape(-1, width)
     return resid.reshape(-1, len(reference), width), reference

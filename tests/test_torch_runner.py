@@ -391,7 +391,7 @@ def test_readout_takes_any_number_of_axes_and_any_strides(runner, stream):
         ({"reference": np.zeros((3, 24), np.float32)}, r"reference \(3, 24\)"),
         ({"reference": np.zeros((7, 23), np.float32)}, r"reference \(7, 23\)"),
     ],
-    ids=str,
+    ids=["none", "all and one", "beyond", "negative", "shape", "too few", "too narrow"],
 )
 def test_readout_refuses_what_it_cannot_give(runner, stream, options, words):
     with pytest.raises(InputError, match=words):
