@@ -32,7 +32,7 @@ from exporters import export_onnx
 from exporters.bench import read_bandwidth
 from exporters.cost import log_softmax
 from gpt2kit.linear import linear
-from gpt2kit.torch_runner import load
+from gpt2kit.torch_engine.runner import load
 
 HERE = Path(__file__).resolve().parent
 WORKER = HERE / "worker.py"

@@ -122,11 +122,13 @@ class Ours(Engine):
 class OursOnTorch(Ours):
     """gpt2kit on torch."""
 
-    modules = ("gpt2kit.torch_runner",)
+    modules = ("gpt2kit.torch_engine.runner",)
 
     def __init__(self, path: str, threads: int) -> None:
         importlib.import_module("torch").set_num_threads(threads)
-        self.runner = importlib.import_module("gpt2kit.torch_runner").load(path, device="cpu")
+        self.runner = importlib.import_module("gpt2kit.torch_engine.runner").load(
+            path, device="cpu"
+        )
 
     def sweep(self, ids: Array, batched: bool) -> float:
         """Milliseconds to patch every head's z from the first prompt into the second: in one sweep,

@@ -28,7 +28,7 @@ from gpt2kit.errors import InputError
 from gpt2kit.runner import KVCache, Runner
 
 if TYPE_CHECKING:
-    from gpt2kit.torch_runner import TorchRunner
+    from gpt2kit.torch_engine.runner import TorchRunner
 
 PREFILLS = (128, 512)
 DECODE_FROM, DECODE_STEPS = 128, 64

@@ -10,7 +10,7 @@ import numpy as np
 
 from exporters.onnx_runner import OnnxRunner
 from gpt2kit.readout import Floats, Ints
-from gpt2kit.torch_runner import TorchRunner
+from gpt2kit.torch_engine.runner import TorchRunner
 
 BOUND = {"int8": 0.01, "int4": 0.25, "int4-all": 0.25}  # of the mean KL divergence, in nats
 WINDOW = 256  # tokens of context

@@ -76,7 +76,7 @@ def _models() -> Iterator[Finding]:
     try:
         from huggingface_hub import try_to_load_from_cache
 
-        from gpt2kit import checkpoint
+        from gpt2kit.torch_engine import checkpoint
     except (ImportError, OSError):  # told above, by name
         return
     try:

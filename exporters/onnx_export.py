@@ -25,7 +25,7 @@ from exporters.sidecars import new_sidecars
 from exporters.tracing import DEFAULT_OPSET, EXPORT_DTYPES, OPSETS, PROFILES, Plan, describe, trace
 from gpt2kit.errors import ExportError
 from gpt2kit.taps import resolve
-from gpt2kit.torch_runner import DTYPES, TorchRunner
+from gpt2kit.torch_engine.runner import DTYPES, TorchRunner
 
 EXTERNAL_DATA_ABOVE = 2_000_000_000  # a protobuf file holds at most 2 GiB
 

@@ -30,7 +30,6 @@ from exporters.interface import LOGITS_POSITIONS, past_names, present_names
 from exporters.onnx_cache import InPlaceCache, OnnxCache
 from exporters.onnx_runner import OnnxRunner, open_onnx
 from exporters.quantize import BITS, pack, unpack
-from gpt2kit.checkpoint import weights_sha256
 from gpt2kit.config import GPT2Config
 from gpt2kit.edits import Chunk, Edit
 from gpt2kit.errors import CheckpointError, ParityError
@@ -38,7 +37,8 @@ from gpt2kit.model import GPT2
 from gpt2kit.readout import Floats, Ints
 from gpt2kit.runner import KVCache, Run
 from gpt2kit.taps import SCALE, SCORES, axes_of, tap_axes
-from gpt2kit.torch_runner import DTYPES, TorchCache, TorchRunner, load
+from gpt2kit.torch_engine.checkpoint import weights_sha256
+from gpt2kit.torch_engine.runner import DTYPES, TorchCache, TorchRunner, load
 
 # Of the error defined above; bfloat16 has 8 bits where float16 has 11. Quantised files are compared
 # with their own weights in float32, but onnxruntime also rounds their activations to 8 bits, which

@@ -8,7 +8,7 @@ from pathlib import Path
 from gpt2kit.config import GPT2Config
 from gpt2kit.errors import ExportError, GPT2KitError
 from gpt2kit.tokenizer import Tokenizer
-from gpt2kit.torch_runner import TorchRunner
+from gpt2kit.torch_engine.runner import TorchRunner
 
 
 def _sidecars(runner: TorchRunner) -> dict[str, str]:

@@ -20,12 +20,12 @@ from exporters.fusions import drop_reshapes, join_gelus, join_norms, join_projec
 from exporters.graphs import Fused, Portable
 from exporters.interface import LOGITS_POSITIONS, edit_names, past_names, present_names
 from exporters.weights import KEY
-from gpt2kit.checkpoint import weights_sha256
 from gpt2kit.config import GPT2Config
 from gpt2kit.errors import ExportError
 from gpt2kit.model import GPT2
 from gpt2kit.taps import axes_of
-from gpt2kit.torch_runner import DTYPES, TorchRunner
+from gpt2kit.torch_engine.checkpoint import weights_sha256
+from gpt2kit.torch_engine.runner import DTYPES, TorchRunner
 
 OPSETS = range(18, 25)
 DEFAULT_OPSET = 23  # the first with Attention as one operator (benchmarks/figures.py compares)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gpt2kit.readout import Readout
     from gpt2kit.runner import Run, Runner, generate
     from gpt2kit.tokenizer import Tokenizer
-    from gpt2kit.torch_runner import TorchRunner, load
+    from gpt2kit.torch_engine.runner import TorchRunner, load
 
 __version__ = "0.1.0"
 __all__ = [
@@ -41,9 +41,9 @@ _HOME = {
     "Run": "runner",
     "Runner": "runner",
     "Tokenizer": "tokenizer",
-    "TorchRunner": "torch_runner",
+    "TorchRunner": "torch_engine.runner",
     "generate": "runner",
-    "load": "torch_runner",
+    "load": "torch_engine.runner",
 }
 
 

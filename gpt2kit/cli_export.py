@@ -48,7 +48,7 @@ def export(
 
     from exporters.onnx_export import check_target, export_onnx
     from exporters.report_view import show
-    from gpt2kit.torch_runner import load
+    from gpt2kit.torch_engine.runner import load
 
     check_target(Path(path))  # before the model is loaded
     console = Console(highlight=False)

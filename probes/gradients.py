@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gpt2kit.model import GPT2, Block, LayerNorm
-    from gpt2kit.torch_runner import TorchRunner
+    from gpt2kit.torch_engine.runner import TorchRunner
 
 
 def attribution_patching(

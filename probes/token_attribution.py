@@ -21,7 +21,7 @@ from probes.prompts import Prompt, index, need_torch, prompt_ids
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gpt2kit.torch_runner import TorchRunner
+    from gpt2kit.torch_engine.runner import TorchRunner
 
 METHODS = ("gradient_x_input", "integrated_gradients")
 _TOGETHER = 1024  # tokens in one backward pass; its memory grows with them

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gpt2kit.model import GPT2
-    from gpt2kit.torch_runner import TorchRunner
+    from gpt2kit.torch_engine.runner import TorchRunner
 
 
 def train_tuned_lens(

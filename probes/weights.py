@@ -16,7 +16,7 @@ from probes.prompts import need_torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gpt2kit.torch_runner import TorchRunner
+    from gpt2kit.torch_engine.runner import TorchRunner
 
 
 def processed(
@@ -44,7 +44,7 @@ def processed(
     import torch
 
     from gpt2kit.model import GPT2
-    from gpt2kit.torch_runner import TorchRunner
+    from gpt2kit.torch_engine.runner import TorchRunner
 
     need_torch(runner, "rewriting weights")
     steps = {

@@ -19,8 +19,9 @@ from huggingface_hub import errors as hub
 from safetensors.torch import load_file, save_file
 
 import gpt2kit
-from gpt2kit import TorchRunner, checkpoint
+from gpt2kit import TorchRunner
 from gpt2kit.errors import CheckpointError, ConfigError, GPT2KitError, InputError
+from gpt2kit.torch_engine import checkpoint
 
 IDS = random_ids(1, 6)
 NAMED = "someone/tiny@012345678901"  # the commit, whatever the revision was called

@@ -8,8 +8,8 @@ from click.testing import CliRunner
 
 from exporters import devices
 from exporters.doctor import diagnose
-from gpt2kit import checkpoint
 from gpt2kit.cli import main
+from gpt2kit.torch_engine import checkpoint
 
 
 def bad() -> list[str]:

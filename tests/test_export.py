@@ -204,7 +204,7 @@ def test_metadata_says_what_the_file_is(exported):
         "gpt2kit.opset": "23",
         "gpt2kit.edits": "[]",
         "gpt2kit.quantize": "",
-        "gpt2kit.weights": "{}",
+        "gpt2kit.weight_names": "{}",
     }
 
 

@@ -10,9 +10,10 @@ from by_hand import forward
 from conftest import CONFIG, close, random_ids, random_model
 
 import gpt2kit
-from gpt2kit import GPT2, TorchRunner, checkpoint
+from gpt2kit import GPT2, TorchRunner
 from gpt2kit.config import ACTIVATIONS
 from gpt2kit.taps import tap_axes
+from gpt2kit.torch_engine import checkpoint
 
 transformers = pytest.importorskip("transformers")
 

@@ -16,10 +16,11 @@ import gpt2kit
 from exporters import OnnxRunner, export_onnx, open_onnx, parity, verify
 from exporters.onnx_cache import Decoder
 from exporters.parity import Report, compare
-from gpt2kit import TorchRunner, checkpoint
+from gpt2kit import TorchRunner
 from gpt2kit.errors import CheckpointError, EngineError, ParityError
 from gpt2kit.runner import Source
 from gpt2kit.taps import tap_axes
+from gpt2kit.torch_engine import checkpoint
 
 CASES = ("prefill", "chunked prefill", "decode", "right padding", "left padding", "full context")
 KV = {f"present.{layer}.{part}" for layer in range(CONFIG.n_layer) for part in ("key", "value")}

@@ -22,7 +22,7 @@ from exporters.weights import Weights
 from gpt2kit import GPT2, TorchRunner
 from gpt2kit.errors import EngineError, InputError
 from gpt2kit.runner import Source
-from gpt2kit.weights import weight_shapes
+from gpt2kit.weight_names import weight_shapes
 
 TIED = replace(CONFIG, n_embd=48, n_layer=2)
 CONFIGS = {"tied": TIED, "untied": replace(TIED, tie_word_embeddings=False, n_inner=80)}
@@ -131,7 +131,7 @@ def test_equal_weights_that_share_one_initializer(quantize, tmp_path):
     model.h[1].load_state_dict(model.h[0].state_dict())
     export_onnx(TorchRunner(model), tmp_path / "out.onnx", quantize=quantize)
     onnx_runner = open_onnx(tmp_path / "out.onnx", device="cpu")
-    shared = json.loads(onnx_runner.metadata["gpt2kit.weights"])
+    shared = json.loads(onnx_runner.metadata["gpt2kit.weight_names"])
     assert shared["h.1.ln_2.weight"]
     want = unpack(pack(on_cpu(model, torch.float32), quantize)) if quantize else model
     assert_same(onnx_runner, weights_of(want))
@@ -158,7 +158,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(runner):
 def test_a_file_whose_weights_have_other_names_is_refused(onnx_runner, tmp_path):
     model = onnx.load(onnx_runner.path)
     for entry in model.metadata_props:
-        if entry.key == "gpt2kit.weights":
+        if entry.key == "gpt2kit.weight_names":
             entry.value = json.dumps({"wpe.weight": "nowhere", "ln_f.bias": "nowhere"})
     onnx.save(model, tmp_path / "odd.onnx")
     odd = open_onnx(tmp_path / "odd.onnx", device="cpu")

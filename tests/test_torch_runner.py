@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from test_edits import in_chunks, same_taps
 
 import exporters.readout_graph
-import gpt2kit.torch_readout
-import gpt2kit.torch_runner
+import gpt2kit.torch_engine.readout
+import gpt2kit.torch_engine.runner
 from gpt2kit import TorchRunner
 from gpt2kit.errors import InputError, TapError
 from gpt2kit.taps import axes_of, tap_axes
@@ -345,8 +345,8 @@ def test_readout_does_not_depend_on_the_tile(runner, stream, monkeypatch, vector
     options = {"top_k": 9, "targets": random_ids(2, 7, 2), "reference": stream[-1]}
     want = runner.readout(stream, **options)
     alone = runner.readout(stream)
-    monkeypatch.setattr(gpt2kit.torch_runner, "VECTORS", vectors)
-    monkeypatch.setattr(gpt2kit.torch_readout, "width", lambda vectors, device: width)
+    monkeypatch.setattr(gpt2kit.torch_engine.runner, "VECTORS", vectors)
+    monkeypatch.setattr(gpt2kit.torch_engine.readout, "width", lambda vectors, device: width)
     monkeypatch.setattr(exporters.readout_graph, "VECTORS", vectors)
     monkeypatch.setattr(exporters.readout_graph, "WIDTH", width)
     small = copy.copy(runner)
@@ -364,7 +364,7 @@ def test_largest_logits_that_are_no_numbers_are_not_overlooked_in_any_piece(monk
     model = random_model(CONFIG)
     model.wte.weight.data[130] = np.nan
     ids = random_ids(1, 5) % 100
-    monkeypatch.setattr(gpt2kit.torch_readout, "width", lambda vectors, device: 50)
+    monkeypatch.setattr(gpt2kit.torch_engine.readout, "width", lambda vectors, device: 50)
     run = TorchRunner(model).run(ids, top_k=3)
     assert np.isnan(run.logits[..., 0]).all()
     assert (run.top_ids[..., 0] == 130).all()

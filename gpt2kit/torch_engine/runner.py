@@ -12,7 +12,6 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from gpt2kit import checkpoint
 from gpt2kit.edits import Affine, Chunk, Edit, affine, listed
 from gpt2kit.errors import EditError, InputError
 from gpt2kit.model import GPT2, Cache, Hooks, at_least_float32
@@ -20,8 +19,9 @@ from gpt2kit.readout import Floats, Ints, Readout, Sums, check_width, tiled
 from gpt2kit.runner import Batch, Ids, KVCache, Run, Source, cache_length, prepare
 from gpt2kit.taps import TapDict, resolve_one, tap_axes
 from gpt2kit.tokenizer import Tokenizer
-from gpt2kit.torch_readout import VECTORS, largest_logits, sums
-from gpt2kit.weights import weight_shape
+from gpt2kit.torch_engine import checkpoint
+from gpt2kit.torch_engine.readout import VECTORS, largest_logits, sums
+from gpt2kit.weight_names import weight_shape
 
 DTYPES = {
     "float32": torch.float32,

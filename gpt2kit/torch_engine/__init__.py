@@ -1,0 +1,1 @@
+"""The torch engine: find and read checkpoints, run them behind `Runner`."""
