@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from exporters.inspection import Inspection, inspect_onnx
+    from exporters.file.inspection import Inspection, inspect_onnx
     from exporters.onnx_export import export_onnx
     from exporters.onnx_runner import OnnxRunner, open_onnx
     from exporters.parity import Report, verify
@@ -21,11 +21,11 @@ __all__ = [
     "verify",
 ]
 _HOME = {
-    "Inspection": "inspection",
+    "Inspection": "file.inspection",
     "OnnxRunner": "onnx_runner",
     "Report": "parity",
     "export_onnx": "onnx_export",
-    "inspect_onnx": "inspection",
+    "inspect_onnx": "file.inspection",
     "open_onnx": "onnx_runner",
     "verify": "parity",
 }

@@ -12,7 +12,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from exporters.interface import LOGITS_POSITIONS
+from exporters.file.names import LOGITS_POSITIONS
 from exporters.sessions import run_options
 from gpt2kit.runner import Batch, KVCache
 from gpt2kit.taps import axes_of

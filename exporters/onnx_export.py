@@ -18,7 +18,7 @@ import onnx_ir
 import torch
 
 from exporters.devices import cuda_problems
-from exporters.interface import data_file, parity_file
+from exporters.file.names import data_file, parity_file
 from exporters.parity import Report, check, on_cpu, rounded
 from exporters.quantize import BITS, pack
 from exporters.sidecars import new_sidecars

@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 
 from exporters.cost import Cost, cost
-from exporters.interface import LOGITS_POSITIONS, past_names, present_names
+from exporters.file.names import LOGITS_POSITIONS, past_names, present_names
 from exporters.onnx_cache import InPlaceCache, OnnxCache
 from exporters.onnx_runner import OnnxRunner, open_onnx
 from exporters.quantize import BITS, pack, unpack

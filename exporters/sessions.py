@@ -8,9 +8,9 @@ from typing import Any
 
 import onnxruntime as ort
 
-from exporters import mapped
 from exporters.devices import CPU, CUDA, check_placement, physical_cores
-from exporters.interface import data_file
+from exporters.file import mapped
+from exporters.file.names import data_file
 from gpt2kit.errors import EngineError
 from gpt2kit.taps import axes_of
 

@@ -16,10 +16,10 @@ import onnx_ir
 import torch
 
 import gpt2kit
+from exporters.file.names import LOGITS_POSITIONS, edit_names, past_names, present_names
+from exporters.file.stored_weights import KEY
 from exporters.fusions import drop_reshapes, join_gelus, join_norms, join_projections
 from exporters.graphs import Fused, Portable
-from exporters.interface import LOGITS_POSITIONS, edit_names, past_names, present_names
-from exporters.weights import KEY
 from gpt2kit.config import GPT2Config
 from gpt2kit.errors import ExportError
 from gpt2kit.model import GPT2

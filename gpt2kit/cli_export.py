@@ -113,8 +113,8 @@ def inspect(path: str, as_json: bool) -> None:
     """Say what an exported FILE is: taps, edits, parity."""
     from rich.console import Console
 
-    from exporters.inspection import inspect_onnx
-    from exporters.inspection_view import show
+    from exporters.file.inspection import inspect_onnx
+    from exporters.file.inspection_view import show
 
     found = inspect_onnx(path)
     if as_json:

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 from conftest import CONFIG
 
 from exporters import export_onnx, inspect_onnx
-from exporters.interface import parity_file, present_names
+from exporters.file.names import parity_file, present_names
 from gpt2kit.cli import main
 from gpt2kit.errors import EngineError
 from gpt2kit.taps import axes_of

@@ -9,8 +9,9 @@ import onnxruntime as ort
 import pytest
 from conftest import random_ids
 
-from exporters import export_onnx, mapped, open_onnx
-from exporters.mapped import without_weights
+from exporters import export_onnx, open_onnx
+from exporters.file import mapped
+from exporters.file.mapped import without_weights
 from exporters.sessions import costly
 from gpt2kit.errors import EngineError
 

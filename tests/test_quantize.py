@@ -22,7 +22,7 @@ from onnx import numpy_helper
 import exporters.cost
 from exporters import export_onnx, open_onnx, verify
 from exporters.cost import cost
-from exporters.interface import parity_file
+from exporters.file.names import parity_file
 from exporters.parity import on_cpu
 from exporters.quantize import Packed, pack, unpack
 from gpt2kit import TorchRunner, generate

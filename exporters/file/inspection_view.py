@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from exporters.inspection import Inspection
-from exporters.interface import parity_file
+from exporters.file.inspection import Inspection
+from exporters.file.names import parity_file
 
 
 def show(file: Inspection, console: Console) -> None:

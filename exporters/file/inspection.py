@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import onnx_ir
 
-from exporters import mapped
-from exporters.interface import data_file, edit_names, existing, parity_file
+from exporters.file import mapped
+from exporters.file.names import data_file, edit_names, existing, parity_file
 from gpt2kit.config import GPT2Config
 from gpt2kit.edits import Chunk
 from gpt2kit.errors import EngineError

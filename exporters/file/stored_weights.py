@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir
 from numpy.typing import NDArray
 
-from exporters import mapped
+from exporters.file import mapped
 from gpt2kit.config import GPT2Config
 from gpt2kit.errors import EngineError
 from gpt2kit.readout import Floats
