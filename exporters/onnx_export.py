@@ -1,6 +1,6 @@
 """Trace the model to ONNX, with a KV cache and the taps asked for, and let it prove itself.
 
-What the graphs take and give is told in `exporters.graphs`.
+What the graphs take and give is told in `exporters.tracing.graphs`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,17 @@ import torch
 from exporters.devices import cuda_problems
 from exporters.file.names import data_file, parity_file
 from exporters.parity import Report, check, on_cpu, rounded
-from exporters.quantize import BITS, pack
 from exporters.sidecars import new_sidecars
-from exporters.tracing import DEFAULT_OPSET, EXPORT_DTYPES, OPSETS, PROFILES, Plan, describe, trace
+from exporters.tracing.quantize import BITS, pack
+from exporters.tracing.trace import (
+    DEFAULT_OPSET,
+    EXPORT_DTYPES,
+    OPSETS,
+    PROFILES,
+    Plan,
+    describe,
+    trace,
+)
 from gpt2kit.errors import ExportError
 from gpt2kit.taps import resolve
 from gpt2kit.torch_engine.runner import DTYPES, TorchRunner
@@ -50,11 +58,11 @@ def export_onnx(
     taps: names or globs of the taps that become outputs.
     edits: names or globs of the taps that can be edited, each by two optional inputs.
     profile: "portable" (standard operators, any padding) or "fused" (onnxruntime's own attention
-        with the cache updated in place, padding on the right; see `exporters.graphs`).
+        with the cache updated in place, padding on the right; see `exporters.tracing.graphs`).
     dtype: "float32", "float16" or "bfloat16", of weights, cache and taps; logits are always
         float32. bfloat16 runs on CUDA alone, and is exported where there is CUDA to check it.
     quantize: "int8" or "int4" weights with an unembedding of 8 bits, or "int4-all" (see
-        `exporters.quantize`). What it costs is measured, held to a bound and kept with the report.
+        `exporters.tracing.quantize`). What it costs is measured, held to a bound and kept with the report.
     external_data: weights in `{path}.data`; always so above 2 GB.
     overwrite: replace a config or tokenizer of another model that lies in the same folder.
     on_progress: told the name of each stage.

@@ -29,7 +29,7 @@ from exporters.cost import Cost, cost
 from exporters.file.names import LOGITS_POSITIONS, past_names, present_names
 from exporters.onnx_cache import InPlaceCache, OnnxCache
 from exporters.onnx_runner import OnnxRunner, open_onnx
-from exporters.quantize import BITS, pack, unpack
+from exporters.tracing.quantize import BITS, pack, unpack
 from gpt2kit.config import GPT2Config
 from gpt2kit.edits import Chunk, Edit
 from gpt2kit.errors import CheckpointError, ParityError

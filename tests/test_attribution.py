@@ -14,7 +14,7 @@ from rich.console import Console
 
 from exporters import export_onnx, open_onnx
 from exporters.parity import on_cpu
-from exporters.quantize import BITS, pack, unpack
+from exporters.tracing.quantize import BITS, pack, unpack
 from gpt2kit import TorchRunner, load
 from gpt2kit.errors import GPT2KitError, InputError, TapError
 from gpt2kit.runner import Source

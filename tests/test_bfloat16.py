@@ -10,7 +10,7 @@ from onnx import TensorProto
 from exporters import export_onnx, open_onnx
 from exporters.onnx_cache import zeros
 from exporters.parity import on_cpu
-from exporters.tracing import Plan, trace
+from exporters.tracing.trace import Plan, trace
 from gpt2kit.errors import ExportError
 
 

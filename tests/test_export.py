@@ -23,7 +23,7 @@ import exporters.onnx_export
 import gpt2kit
 from exporters import export_onnx, open_onnx
 from exporters.parity import Report
-from exporters.tracing import Plan, describe, trace
+from exporters.tracing.trace import Plan, describe, trace
 from gpt2kit import GPT2Config, TorchRunner
 from gpt2kit.errors import ExportError, ParityError, TapError
 from gpt2kit.runner import Source

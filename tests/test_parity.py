@@ -11,7 +11,7 @@ from conftest import CONFIG, random_model, write_checkpoint
 from onnx import numpy_helper
 from safetensors.torch import save_file
 
-import exporters.graphs
+import exporters.tracing.graphs
 import gpt2kit
 from exporters import OnnxRunner, export_onnx, open_onnx, parity, verify
 from exporters.onnx_cache import Decoder
@@ -259,9 +259,9 @@ def test_a_file_made_from_a_folder_asks_for_it(onnx_runner):
 @pytest.mark.parametrize("tap", ["blocks.1.mlp_pre", "blocks.0.pattern"])
 def test_an_edit_that_is_half_made_fails_the_gate(tmp_path, monkeypatch, tap, wrong):
     runner = TorchRunner(random_model(replace(CONFIG, n_layer=2)))
-    right = exporters.graphs._affine
+    right = exporters.tracing.graphs._affine
     broken = lambda keep, add, x: right(*wrong(keep, add), x)  # noqa: E731
-    monkeypatch.setattr(exporters.graphs, "_affine", broken)
+    monkeypatch.setattr(exporters.tracing.graphs, "_affine", broken)
     with pytest.raises(ParityError, match=rf"part at \S+ in 'edit of {tap}'"):
         export_onnx(runner, tmp_path / "x.onnx", taps="blocks.*.z", edits=tap, profile="fused")
     assert not list(tmp_path.iterdir())

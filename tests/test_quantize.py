@@ -24,7 +24,7 @@ from exporters import export_onnx, open_onnx, verify
 from exporters.cost import cost
 from exporters.file.names import parity_file
 from exporters.parity import on_cpu
-from exporters.quantize import Packed, pack, unpack
+from exporters.tracing.quantize import Packed, pack, unpack
 from gpt2kit import TorchRunner, generate
 from gpt2kit.cli import main
 from gpt2kit.errors import CheckpointError, ExportError, ParityError

@@ -17,8 +17,8 @@ from conftest import CONFIG, byte_tokenizer, close, random_ids, random_model
 from exporters import export_onnx, open_onnx
 from exporters.file.stored_weights import Weights
 from exporters.parity import on_cpu
-from exporters.quantize import pack, unpack
-from exporters.tracing import Plan, describe, trace
+from exporters.tracing.quantize import pack, unpack
+from exporters.tracing.trace import Plan, describe, trace
 from gpt2kit import GPT2, TorchRunner
 from gpt2kit.errors import EngineError, InputError
 from gpt2kit.runner import Source

@@ -3,7 +3,7 @@
 The file holds most of them by that name; where it does not, `gpt2kit.weight_names` in its metadata says
 by which: equal weights share one initializer, and one that the trace has reshaped, or cast, is held
 as that alone. A quantised matrix is three: `{name}.packed`, `.scales` and, unless they are all in
-the middle, `.zeros`, laid out (out, in) as `exporters.quantize` says.
+the middle, `.zeros`, laid out (out, in) as `exporters.tracing.quantize` says.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from exporters.quantize import PackedTable
+from exporters.tracing.quantize import PackedTable
 from gpt2kit.model import GPT2, Cache, Hooks, Look
 from gpt2kit.taps import SCORES, axes_of
 

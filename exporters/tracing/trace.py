@@ -18,8 +18,8 @@ import torch
 import gpt2kit
 from exporters.file.names import LOGITS_POSITIONS, edit_names, past_names, present_names
 from exporters.file.stored_weights import KEY
-from exporters.fusions import drop_reshapes, join_gelus, join_norms, join_projections
-from exporters.graphs import Fused, Portable
+from exporters.tracing.fusions import drop_reshapes, join_gelus, join_norms, join_projections
+from exporters.tracing.graphs import Fused, Portable
 from gpt2kit.config import GPT2Config
 from gpt2kit.errors import ExportError
 from gpt2kit.model import GPT2

@@ -1,0 +1,1 @@
+"""From the torch module to an ONNX graph."""
