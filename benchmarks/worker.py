@@ -68,10 +68,10 @@ class Engine:
 class Ours(Engine):
     """gpt2kit on onnxruntime."""
 
-    modules: tuple[str, ...] = ("exporters.onnx_runner",)
+    modules: tuple[str, ...] = ("exporters.engine.runner",)
 
     def __init__(self, path: str, threads: int) -> None:
-        engine = importlib.import_module("exporters.onnx_runner")
+        engine = importlib.import_module("exporters.engine.runner")
         self.runner: Any = engine.open_onnx(path, device="cpu", threads=threads)
 
     def start(self, ids: Array) -> Any:

@@ -6,9 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from exporters.engine.runner import OnnxRunner, open_onnx
     from exporters.file.inspection import Inspection, inspect_onnx
     from exporters.onnx_export import export_onnx
-    from exporters.onnx_runner import OnnxRunner, open_onnx
     from exporters.parity import Report, verify
 
 __all__ = [
@@ -22,11 +22,11 @@ __all__ = [
 ]
 _HOME = {
     "Inspection": "file.inspection",
-    "OnnxRunner": "onnx_runner",
+    "OnnxRunner": "engine.runner",
     "Report": "parity",
     "export_onnx": "onnx_export",
     "inspect_onnx": "file.inspection",
-    "open_onnx": "onnx_runner",
+    "open_onnx": "engine.runner",
     "verify": "parity",
 }
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from exporters.onnx_runner import OnnxRunner
+from exporters.engine.runner import OnnxRunner
 from gpt2kit.readout import Floats, Ints
 from gpt2kit.torch_engine.runner import TorchRunner
 

@@ -17,7 +17,7 @@ import onnx
 import onnx_ir
 import torch
 
-from exporters.devices import cuda_problems
+from exporters.engine.devices import cuda_problems
 from exporters.file.names import data_file, parity_file
 from exporters.parity import Report, check, on_cpu, rounded
 from exporters.sidecars import new_sidecars

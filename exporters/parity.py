@@ -26,9 +26,9 @@ import torch
 from numpy.typing import NDArray
 
 from exporters.cost import Cost, cost
+from exporters.engine.caches import InPlaceCache, OnnxCache
+from exporters.engine.runner import OnnxRunner, open_onnx
 from exporters.file.names import LOGITS_POSITIONS, past_names, present_names
-from exporters.onnx_cache import InPlaceCache, OnnxCache
-from exporters.onnx_runner import OnnxRunner, open_onnx
 from exporters.tracing.quantize import BITS, pack, unpack
 from gpt2kit.config import GPT2Config
 from gpt2kit.edits import Chunk, Edit

@@ -261,7 +261,7 @@ def doctor() -> None:
     from rich.console import Console
     from rich.markup import escape
 
-    from exporters.doctor import diagnose
+    from exporters.engine.doctor import diagnose
 
     console, fine = Console(highlight=False), True
     for finding in diagnose():

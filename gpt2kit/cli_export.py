@@ -145,9 +145,9 @@ def bench(
 
     from rich.console import Console
 
-    from exporters.bench import bench as run
-    from exporters.bench import check_threads
-    from exporters.bench_view import show
+    from exporters.engine.bench import bench as run
+    from exporters.engine.bench import check_threads
+    from exporters.engine.bench_view import show
 
     if threads is not None:
         check_threads(threads)

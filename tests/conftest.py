@@ -87,7 +87,7 @@ def write_checkpoint(folder: Path, config: GPT2Config = CONFIG, **change) -> dic
 
 def no_gpu() -> str:
     """Why tests of CUDA cannot run here, or "" where they can."""
-    from exporters.devices import cuda_problems
+    from exporters.engine.devices import cuda_problems
 
     if not torch.cuda.is_available():
         return "torch sees no GPU"

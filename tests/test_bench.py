@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner
 from conftest import CONFIG, byte_tokenizer, random_model
 
-import exporters.bench as module
+import exporters.engine.bench as module
 from exporters import cost, export_onnx, open_onnx
-from exporters.bench import bench, read_bandwidth
+from exporters.engine.bench import bench, read_bandwidth
 from gpt2kit import TorchRunner
 from gpt2kit.cli import main
 from gpt2kit.errors import InputError

@@ -8,7 +8,7 @@ from conftest import random_ids
 from onnx import TensorProto
 
 from exporters import export_onnx, open_onnx
-from exporters.onnx_cache import zeros
+from exporters.engine.caches import zeros
 from exporters.parity import on_cpu
 from exporters.tracing.trace import Plan, trace
 from gpt2kit.errors import ExportError

@@ -6,8 +6,8 @@ from importlib import metadata
 import pytest
 from click.testing import CliRunner
 
-from exporters import devices
-from exporters.doctor import diagnose
+from exporters.engine import devices
+from exporters.engine.doctor import diagnose
 from gpt2kit.cli import main
 from gpt2kit.torch_engine import checkpoint
 
@@ -60,7 +60,7 @@ def test_an_engine_that_does_not_import_is_named_and_survived(monkeypatch, name)
         if module.split(".")[0] in ("exporters", "gpt2kit") or module == name:
             monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, name, None)
-    from exporters.doctor import diagnose as fresh
+    from exporters.engine.doctor import diagnose as fresh
 
     assert any(
         finding.level == "bad" and finding.text.startswith(f"{name} does not import")

@@ -9,7 +9,7 @@ import onnxruntime as ort
 import pytest
 from conftest import CONFIG, byte_tokenizer, carried, close, random_ids
 
-import exporters.onnx_runner
+import exporters.engine.runner
 from exporters import export_onnx, open_onnx, verify
 from gpt2kit import GPT2, Edit, TorchRunner
 from gpt2kit.config import PRESETS
@@ -152,7 +152,7 @@ def test_a_long_row_runs_in_parts_and_nobody_can_tell(
 
     want = run()
     runs, execute = [], type(fused_runner)._execute
-    monkeypatch.setattr(exporters.onnx_runner, "CHUNK", 7)
+    monkeypatch.setattr(exporters.engine.runner, "CHUNK", 7)
     monkeypatch.setattr(
         type(fused_runner), "_execute", lambda *given: runs.append(1) or execute(*given)
     )
@@ -170,7 +170,7 @@ def test_an_edit_that_does_not_fit_a_long_row_is_refused_before_any_part_has_run
     fused_runner, torch_runner, monkeypatch, cached, pos, fits
 ):
     ids, edit = random_ids(1, 23), Edit.steer("blocks.1.resid_post", np.ones((pos, 1)))
-    monkeypatch.setattr(exporters.onnx_runner, "CHUNK", 7)
+    monkeypatch.setattr(exporters.engine.runner, "CHUNK", 7)
     messages, caches = [], []
     for runner in (fused_runner, torch_runner):
         caches.append(runner.new_cache() if cached else None)

@@ -10,9 +10,9 @@ import pytest
 from conftest import random_ids
 
 from exporters import export_onnx, open_onnx
+from exporters.engine.sessions import costly
 from exporters.file import mapped
 from exporters.file.mapped import without_weights
-from exporters.sessions import costly
 from gpt2kit.errors import EngineError
 
 

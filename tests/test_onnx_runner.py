@@ -15,10 +15,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-import exporters.onnx_runner
-from exporters import OnnxRunner, devices, export_onnx, open_onnx, sessions
+import exporters.engine.runner
+from exporters import OnnxRunner, export_onnx, open_onnx
+from exporters.engine import devices, sessions
+from exporters.engine.sessions import reason
 from exporters.parity import compare
-from exporters.sessions import reason
 from gpt2kit import TorchRunner, generate
 from gpt2kit.errors import CheckpointError, EngineError, InputError, TapError
 from gpt2kit.runner import Run, Runner
@@ -535,7 +536,7 @@ def test_a_file_that_cuda_cannot_run_goes_to_the_cpu_if_it_may(onnx_runner, heal
         return really(file, device, threads, lean=lean)
 
     healthy.setattr(ort, "preload_dlls", lambda: None)
-    healthy.setattr(exporters.onnx_runner, "open_session", opening)
+    healthy.setattr(exporters.engine.runner, "open_session", opening)
     if given == "cuda":
         with pytest.raises(EngineError, match="fall back to the CPU: GroupQueryAttention"):
             open_onnx(onnx_runner.path, device="cuda")

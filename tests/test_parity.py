@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 import exporters.tracing.graphs
 import gpt2kit
 from exporters import OnnxRunner, export_onnx, open_onnx, parity, verify
-from exporters.onnx_cache import Decoder
+from exporters.engine.caches import Decoder
 from exporters.parity import Report, compare
 from gpt2kit import TorchRunner
 from gpt2kit.errors import CheckpointError, EngineError, ParityError

@@ -16,14 +16,14 @@ import onnxruntime as ort
 from numpy.typing import ArrayLike, NDArray
 from onnx import TensorProto, parser
 
-from exporters.devices import choose
+from exporters.engine.caches import Changes, Decoder, InPlaceCache, OnnxCache, zeros
+from exporters.engine.devices import choose
+from exporters.engine.readout_graph import ReadoutGraph, Unembedding
+from exporters.engine.run_parts import absolute_keys, by_slot, cut, joined
+from exporters.engine.sessions import Opened, open_session, providers, reason, run_options
+from exporters.engine.topk_graph import TopK
 from exporters.file.names import LOGITS_POSITIONS, edit_names, existing, past_names, present_names
 from exporters.file.stored_weights import Weights
-from exporters.onnx_cache import Changes, Decoder, InPlaceCache, OnnxCache, zeros
-from exporters.readout_graph import ReadoutGraph, Unembedding
-from exporters.run_parts import absolute_keys, by_slot, cut, joined
-from exporters.sessions import Opened, open_session, providers, reason, run_options
-from exporters.topk_graph import TopK
 from gpt2kit.config import GPT2Config
 from gpt2kit.edits import Chunk, Edit, affine, listed
 from gpt2kit.errors import EditError, EngineError, InputError, TapError

@@ -53,7 +53,7 @@ def _onnxruntime() -> Iterator[Finding]:
     try:
         import onnxruntime as ort
 
-        from exporters import devices
+        from exporters.engine import devices
     except (ImportError, OSError) as error:
         yield Finding("bad", f"onnxruntime does not import ({error}); reinstall it")
         return

@@ -12,13 +12,13 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from exporters.engine.sessions import run_options
 from exporters.file.names import LOGITS_POSITIONS
-from exporters.sessions import run_options
 from gpt2kit.runner import Batch, KVCache
 from gpt2kit.taps import axes_of
 
 if TYPE_CHECKING:
-    from exporters.onnx_runner import OnnxRunner
+    from exporters.engine.runner import OnnxRunner
 
 Changes = Mapping[str, NDArray[np.float32]]  # input -> value, for the edits of one run
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import onnxruntime as ort
 
-from exporters.devices import CPU, CUDA, check_placement, physical_cores
+from exporters.engine.devices import CPU, CUDA, check_placement, physical_cores
 from exporters.file import mapped
 from exporters.file.names import data_file
 from gpt2kit.errors import EngineError

@@ -21,9 +21,9 @@ import numpy as np
 import onnx_ir
 from numpy.typing import NDArray
 
+from exporters.engine.runner import OnnxRunner
 from exporters.file import mapped
 from exporters.file.names import data_file
-from exporters.onnx_runner import OnnxRunner
 from gpt2kit.errors import InputError
 from gpt2kit.runner import KVCache, Runner
 

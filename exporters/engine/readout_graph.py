@@ -18,9 +18,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, parser
 
+from exporters.engine.sessions import providers, session_options
 from exporters.file import mapped
 from exporters.file.stored_weights import values
-from exporters.sessions import providers, session_options
 from gpt2kit.config import GPT2Config
 from gpt2kit.readout import Floats, Ints, Sums
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from exporters.bench import Bench
+from exporters.engine.bench import Bench
 
 
 def show(result: Bench, console: Console) -> None:

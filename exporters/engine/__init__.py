@@ -1,0 +1,1 @@
+"""The onnxruntime engine: sessions, caches, and the Runner over an exported file."""
