@@ -29,8 +29,8 @@ from checkpoint import WEIGHTS, make_checkpoint
 
 import gpt2kit
 from exporters import export_onnx
-from exporters.cost import log_softmax
 from exporters.engine.bench import read_bandwidth
+from exporters.parity.cost import log_softmax
 from gpt2kit.linear import linear
 from gpt2kit.torch_engine.runner import load
 

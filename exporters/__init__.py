@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from exporters.engine.runner import OnnxRunner, open_onnx
+    from exporters.export import export_onnx
     from exporters.file.inspection import Inspection, inspect_onnx
-    from exporters.onnx_export import export_onnx
-    from exporters.parity import Report, verify
+    from exporters.parity.compare import Report, verify
 
 __all__ = [
     "Inspection",
@@ -23,11 +23,11 @@ __all__ = [
 _HOME = {
     "Inspection": "file.inspection",
     "OnnxRunner": "engine.runner",
-    "Report": "parity",
-    "export_onnx": "onnx_export",
+    "Report": "parity.compare",
+    "export_onnx": "export",
     "inspect_onnx": "file.inspection",
     "open_onnx": "engine.runner",
-    "verify": "parity",
+    "verify": "parity.compare",
 }
 
 

@@ -46,8 +46,8 @@ def export(
     """
     from rich.console import Console
 
-    from exporters.onnx_export import check_target, export_onnx
-    from exporters.report_view import show
+    from exporters.export import check_target, export_onnx
+    from exporters.parity.report_view import show
     from gpt2kit.torch_engine.runner import load
 
     check_target(Path(path))  # before the model is loaded
@@ -92,8 +92,8 @@ def verify(path: str, model: str | None, device: str, as_json: bool) -> None:
 
     from rich.console import Console
 
-    from exporters.parity import verify as run
-    from exporters.report_view import show
+    from exporters.parity.compare import verify as run
+    from exporters.parity.report_view import show
 
     console = Console(highlight=False)
     with Console(stderr=True).status("comparing torch and ONNX"):

@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from exporters import export_onnx, open_onnx
-from exporters.parity import on_cpu
+from exporters.parity.compare import on_cpu
 from exporters.tracing.quantize import BITS, pack, unpack
 from gpt2kit import TorchRunner, load
 from gpt2kit.errors import GPT2KitError, InputError, TapError

@@ -11,8 +11,9 @@ from click.testing import CliRunner
 from conftest import CONFIG, byte_tokenizer, random_model
 
 import exporters.engine.bench as module
-from exporters import cost, export_onnx, open_onnx
+from exporters import export_onnx, open_onnx
 from exporters.engine.bench import bench, read_bandwidth
+from exporters.parity import cost
 from gpt2kit import TorchRunner
 from gpt2kit.cli import main
 from gpt2kit.errors import InputError

@@ -9,7 +9,7 @@ from onnx import TensorProto
 
 from exporters import export_onnx, open_onnx
 from exporters.engine.caches import zeros
-from exporters.parity import on_cpu
+from exporters.parity.compare import on_cpu
 from exporters.tracing.trace import Plan, trace
 from gpt2kit.errors import ExportError
 

@@ -20,7 +20,9 @@ from conftest import CONFIG, byte_tokenizer, write_checkpoint
 from onnx import numpy_helper
 
 import gpt2kit
-from exporters import OnnxRunner, onnx_export, parity
+from exporters import OnnxRunner
+from exporters import export as onnx_export
+from exporters.parity import compare as parity
 from gpt2kit.cli import main
 from gpt2kit.errors import ExportError, InputError
 from probes import logit_lens

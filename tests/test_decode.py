@@ -10,7 +10,7 @@ from conftest import CONFIG, byte_tokenizer, close, random_ids, random_model
 from exporters import export_onnx, open_onnx
 from exporters.engine.sessions import providers
 from exporters.engine.topk_graph import TopK
-from exporters.parity import compare
+from exporters.parity.compare import compare
 from gpt2kit import TorchRunner
 from gpt2kit.runner import Source, steps
 from gpt2kit.sampling import Sampler, largest

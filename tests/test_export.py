@@ -19,10 +19,10 @@ import transformers
 from conftest import CONFIG, byte_tokenizer, close, random_ids, random_model
 from onnx import TensorProto
 
-import exporters.onnx_export
+import exporters.export
 import gpt2kit
 from exporters import export_onnx, open_onnx
-from exporters.parity import Report
+from exporters.parity.compare import Report
 from exporters.tracing.trace import Plan, describe, trace
 from gpt2kit import GPT2Config, TorchRunner
 from gpt2kit.errors import ExportError, ParityError, TapError
@@ -228,7 +228,7 @@ def test_files_beside_the_model_are_read_by_other_libraries(exported):
 
 def test_a_model_without_a_tokenizer_exports_without_one(tmp_path, traced, monkeypatch):
     runner, program = traced
-    monkeypatch.setattr(exporters.onnx_export, "trace", lambda *_: program)
+    monkeypatch.setattr(exporters.export, "trace", lambda *_: program)
     export_onnx(TorchRunner(runner.model), tmp_path / "bare.onnx")
     assert not (tmp_path / "tokenizer.json").exists()
 
@@ -373,7 +373,7 @@ def test_weights_that_are_equal_keep_their_names(published):
 
 def test_external_data_lies_beside_the_graph(traced, tmp_path, monkeypatch):
     runner, program = traced
-    monkeypatch.setattr(exporters.onnx_export, "trace", lambda *_: program)
+    monkeypatch.setattr(exporters.export, "trace", lambda *_: program)
     export_onnx(runner, tmp_path / "out.onnx", external_data=True)
     weights = sum(x.nbytes for x in runner.model.parameters())
     outside = (tmp_path / "out.onnx.data").stat().st_size
@@ -392,9 +392,9 @@ def test_external_data_lies_beside_the_graph(traced, tmp_path, monkeypatch):
 def test_weights_too_large_for_protobuf_go_outside(traced, tmp_path, monkeypatch, above):
     runner, program = traced
     size = sum(x.nbytes for x in runner.model.parameters())
-    monkeypatch.setattr(exporters.onnx_export, "trace", lambda *_: program)
+    monkeypatch.setattr(exporters.export, "trace", lambda *_: program)
     limit = size // 2 if above else 2 * size
-    monkeypatch.setattr(exporters.onnx_export, "EXTERNAL_DATA_ABOVE", limit)
+    monkeypatch.setattr(exporters.export, "EXTERNAL_DATA_ABOVE", limit)
     export_onnx(runner, tmp_path / "out.onnx")
     assert (tmp_path / "out.onnx.data").exists() == above
 
@@ -412,7 +412,7 @@ def traced():
 @pytest.fixture
 def folder(tmp_path, traced, monkeypatch):
     """Where an export is about to fail: an older file of the same name lies there."""
-    monkeypatch.setattr(exporters.onnx_export, "trace", lambda *_: traced[1])
+    monkeypatch.setattr(exporters.export, "trace", lambda *_: traced[1])
     (tmp_path / "out.onnx").write_bytes(b"older")
     return tmp_path
 
@@ -431,7 +431,7 @@ def stop(error):
 
 @pytest.mark.parametrize("stage", ["trace", "describe", "_save", "check", "_append_metadata"])
 def test_an_interrupt_leaves_nothing(folder, traced, monkeypatch, stage):
-    monkeypatch.setattr(exporters.onnx_export, stage, stop(KeyboardInterrupt()))
+    monkeypatch.setattr(exporters.export, stage, stop(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         export_onnx(traced[0], folder / "out.onnx")
     assert_untouched(folder)
@@ -478,7 +478,7 @@ def test_a_real_write_that_fails_leaves_nothing(tmp_path, external):
 def test_a_failed_gate_leaves_nothing(folder, traced, monkeypatch):
     worst = {"present.0.key": (1.0, "decode"), "logits": (2.0, "prefill")}
     failed = Report("float32", 1e-4, ("prefill", "decode"), worst, 1, 1, 0)
-    monkeypatch.setattr(exporters.onnx_export, "check", lambda *_: failed)
+    monkeypatch.setattr(exporters.export, "check", lambda *_: failed)
     with pytest.raises(ParityError, match=r"part at present\.0\.key in 'decode'") as caught:
         export_onnx(traced[0], folder / "out.onnx")
     assert caught.value.exit_code == 1
@@ -523,7 +523,7 @@ def test_success_replaces_an_older_file(folder, traced):
 def test_bad_arguments_are_refused_before_any_work(
     tmp_path, monkeypatch, name, options, error, message
 ):
-    monkeypatch.setattr(exporters.onnx_export, "trace", stop(AssertionError("work was done")))
+    monkeypatch.setattr(exporters.export, "trace", stop(AssertionError("work was done")))
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.onnx").mkdir()
     before = sorted(tmp_path.rglob("*"))
@@ -581,7 +581,7 @@ def test_a_trace_that_fails_is_one_clear_error(traced, tmp_path, monkeypatch):
 
 def test_a_replaced_file_takes_its_data_along(traced, tmp_path, monkeypatch):
     runner, program = traced
-    monkeypatch.setattr(exporters.onnx_export, "trace", lambda *_: program)
+    monkeypatch.setattr(exporters.export, "trace", lambda *_: program)
     for external in (True, False):
         export_onnx(runner, tmp_path / "out.onnx", external_data=external)
         assert (tmp_path / "out.onnx.data").exists() == external

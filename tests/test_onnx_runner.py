@@ -19,7 +19,7 @@ import exporters.engine.runner
 from exporters import OnnxRunner, export_onnx, open_onnx
 from exporters.engine import devices, sessions
 from exporters.engine.sessions import reason
-from exporters.parity import compare
+from exporters.parity.compare import compare
 from gpt2kit import TorchRunner, generate
 from gpt2kit.errors import CheckpointError, EngineError, InputError, TapError
 from gpt2kit.runner import Run, Runner

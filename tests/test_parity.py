@@ -13,9 +13,10 @@ from safetensors.torch import save_file
 
 import exporters.tracing.graphs
 import gpt2kit
-from exporters import OnnxRunner, export_onnx, open_onnx, parity, verify
+from exporters import OnnxRunner, export_onnx, open_onnx, verify
 from exporters.engine.caches import Decoder
-from exporters.parity import Report, compare
+from exporters.parity import compare as parity
+from exporters.parity.compare import Report, compare
 from gpt2kit import TorchRunner
 from gpt2kit.errors import CheckpointError, EngineError, ParityError
 from gpt2kit.runner import Source

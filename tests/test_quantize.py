@@ -19,11 +19,11 @@ from conftest import (
 )
 from onnx import numpy_helper
 
-import exporters.cost
+import exporters.parity.cost
 from exporters import export_onnx, open_onnx, verify
-from exporters.cost import cost
 from exporters.file.names import parity_file
-from exporters.parity import on_cpu
+from exporters.parity.compare import on_cpu
+from exporters.parity.cost import cost
 from exporters.tracing.quantize import Packed, pack, unpack
 from gpt2kit import TorchRunner, generate
 from gpt2kit.cli import main
@@ -155,12 +155,12 @@ def test_it_generates(quantised):
 
 def test_a_head_of_its_own_is_packed_too(tmp_path, kind, monkeypatch):
     # Random weights this small have no redundancy: their own bound, not that of language models.
-    monkeypatch.setitem(exporters.cost.BOUND, kind, 2.0)
+    monkeypatch.setitem(exporters.parity.cost.BOUND, kind, 2.0)
     runner = untied()
     report = export_onnx(runner, tmp_path / "x.onnx", profile="fused", quantize=kind)
     assert report.passed
     assert report.missed is None  # 0.4 would make a tie of any two tokens: the cost decides
-    monkeypatch.setitem(exporters.cost.BOUND, kind, report.cost.kl / 2)
+    monkeypatch.setitem(exporters.parity.cost.BOUND, kind, report.cost.kl / 2)
     assert not report.passed
     got = open_onnx(tmp_path / "x.onnx", device="cpu").run(random_ids(1, 9)).logits
     want = runner.run(random_ids(1, 9)).logits
@@ -177,7 +177,7 @@ def test_verify_takes_the_same_road(quantised, tmp_path):
 
 
 def test_a_cost_above_its_bound_writes_nothing(tmp_path, monkeypatch):
-    monkeypatch.setitem(exporters.cost.BOUND, "int4", 1e-6)
+    monkeypatch.setitem(exporters.parity.cost.BOUND, "int4", 1e-6)
     with pytest.raises(ParityError, match="int4 costs this model too much: a KL divergence of"):
         export_onnx(untied(), tmp_path / "x.onnx", quantize="int4")
     assert not list(tmp_path.iterdir())

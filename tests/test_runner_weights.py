@@ -16,7 +16,7 @@ from conftest import CONFIG, byte_tokenizer, close, random_ids, random_model
 
 from exporters import export_onnx, open_onnx
 from exporters.file.stored_weights import Weights
-from exporters.parity import on_cpu
+from exporters.parity.compare import on_cpu
 from exporters.tracing.quantize import pack, unpack
 from exporters.tracing.trace import Plan, describe, trace
 from gpt2kit import GPT2, TorchRunner

@@ -21,7 +21,9 @@ from probes.tuned_training import train_tuned_lens
 
 PROMPT = "the cat, the hat"
 ROWS = ["blocks.0.resid_pre", *(f"blocks.{i}.resid_post" for i in range(CONFIG.n_layer))]
-TEXT = (Path(gpt2kit.__file__).parents[1] / "exporters" / "held_out.txt").read_text("utf-8")
+TEXT = (Path(gpt2kit.__file__).parents[1] / "exporters" / "parity" / "held_out.txt").read_text(
+    "utf-8"
+)
 
 
 @pytest.fixture(scope="module")

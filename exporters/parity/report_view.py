@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from exporters.parity import Report
+from exporters.parity.compare import Report
 
 
 def show(report: Report, console: Console) -> None:

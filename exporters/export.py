@@ -19,8 +19,8 @@ import torch
 
 from exporters.engine.devices import cuda_problems
 from exporters.file.names import data_file, parity_file
-from exporters.parity import Report, check, on_cpu, rounded
-from exporters.sidecars import new_sidecars
+from exporters.parity.compare import Report, check, on_cpu, rounded
+from exporters.sidecars.hugging_face import new_sidecars
 from exporters.tracing.quantize import BITS, pack
 from exporters.tracing.trace import (
     DEFAULT_OPSET,

@@ -71,7 +71,7 @@ def _held_out(runner: TorchRunner) -> tuple[Ints, str]:
     if runner.tokenizer is None:
         rng = np.random.default_rng(0)
         return rng.integers(0, runner.config.vocab_size, 2048), "random tokens"
-    text = (files("exporters") / "held_out.txt").read_text(encoding="utf-8")
+    text = (files("exporters.parity") / "held_out.txt").read_text(encoding="utf-8")
     return np.array(runner.tokenizer.encode(text)), "the end of Alice in Wonderland"
 
 

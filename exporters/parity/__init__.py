@@ -1,0 +1,1 @@
+"""The gate: torch against ONNX, case by case."""
