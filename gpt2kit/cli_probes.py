@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.progress import Progress
 
-    from probes.metrics import Metric
+    from probes.core.metrics import Metric
     from probes.result import Result
 
 output_options = options(
@@ -236,7 +236,7 @@ COMMANDS = (heads, attn, attribute, patch, ablate, facts)
 
 
 def _metric(target: str, foil: str | None) -> Metric:
-    from probes.metrics import Metric
+    from probes.core.metrics import Metric
 
     return Metric.logprob(target) if foil is None else Metric.logit_diff(target, foil)
 

@@ -22,6 +22,8 @@ from probes.circuits import (
     ov_top_tokens,
     qk_top_tokens,
 )
+from probes.core.metrics import Metric
+from probes.core.processed_weights import processed
 from probes.datasets import (
     GreaterThan,
     Pairs,
@@ -36,7 +38,6 @@ from probes.generation import GenerationLens, generation_lens
 from probes.gradients import attribution_patching, edge_attribution_patching
 from probes.lens import LogitLens, logit_lens
 from probes.linear_probes import LinearProbe, linear_probe
-from probes.metrics import Metric
 from probes.neurons import (
     NearestTokens,
     NeuronLens,
@@ -52,7 +53,6 @@ from probes.token_attribution import InputAttribution, input_attribution
 from probes.trajectories import Trajectory, trajectory
 from probes.tuned import TunedLens, tuned_lens
 from probes.tuned_training import train_tuned_lens
-from probes.weights import processed
 
 __all__ = [
     "Ablation",

@@ -18,11 +18,8 @@ from gpt2kit.errors import InputError
 from gpt2kit.readout import Floats, Ints
 from gpt2kit.runner import Runner
 from gpt2kit.taps import axes_of
-from probes.metrics import AnyMetric, as_metric, log_softmax
-from probes.patching import Places, grid_of, sizes_of
-from probes.prompts import Prompt, counted, precision, prompt_ids
-from probes.result import Result
-from probes.sweep import (
+from probes.core.metrics import AnyMetric, as_metric, log_softmax
+from probes.core.sweeps import (
     Base,
     Measure,
     OnProgress,
@@ -33,7 +30,10 @@ from probes.sweep import (
     total,
     up_to,
 )
-from probes.view import bar, diverging, title
+from probes.draw.view import bar, diverging, title
+from probes.patching import Places, grid_of, sizes_of
+from probes.prompts import Prompt, counted, precision, prompt_ids
+from probes.result import Result
 
 KINDS = ("zero", "mean", "resample")
 

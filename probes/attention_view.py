@@ -11,8 +11,8 @@ from rich.style import Style
 from rich.text import Text
 
 from gpt2kit.readout import Floats
+from probes.draw.view import bar, fit, on, sequential, table, title, visible
 from probes.prompts import counted
-from probes.view import bar, fit, on, sequential, table, title, visible
 
 if TYPE_CHECKING:
     from probes.attention import HeadPattern

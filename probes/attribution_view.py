@@ -10,7 +10,7 @@ from rich.style import Style
 from rich.text import Text
 
 from gpt2kit.tokenizer import printable
-from probes.view import Grid, bar, diverging, table, title, tokens_read
+from probes.draw.view import Grid, bar, diverging, table, title, tokens_read
 
 if TYPE_CHECKING:
     from probes.attribution import Asked, DirectLogitAttribution

@@ -29,9 +29,9 @@ from gpt2kit.runner import Runner
 from gpt2kit.sampling import largest
 from gpt2kit.tokenizer import printable
 from probes.attention_view import leaders
+from probes.draw.view import table, title
 from probes.prompts import Token, precision, token_id, token_texts
 from probes.result import Result
-from probes.view import table, title
 
 _NOTHING = 1e-6  # of the size of the factors: below, a product is rounding
 

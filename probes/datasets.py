@@ -17,9 +17,9 @@ from rich.text import Text
 from gpt2kit.errors import InputError
 from gpt2kit.readout import Ints
 from gpt2kit.tokenizer import Tokenizer, printable
+from probes.draw.view import table, title, visible
 from probes.prompts import counted
 from probes.result import Result
-from probes.view import table, title, visible
 
 NAMES = """Mary John Alice Tom James Kate Anna Paul Sarah David Emma Peter Laura Jack Lucy Mark
     Jane Henry Rose Simon Helen Frank Susan Robert Martin Claire George Amy""".split()  # noqa: SIM905

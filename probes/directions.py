@@ -22,9 +22,9 @@ from gpt2kit.readout import Floats
 from gpt2kit.runner import Runner, generate
 from gpt2kit.taps import axes_of, resolve, resolve_one
 from gpt2kit.tokenizer import printable
+from probes.draw.view import table, title
 from probes.prompts import counted, index, precision, prompt_ids
 from probes.result import Result
-from probes.view import table, title
 
 T = TypeVar("T")
 Prompts = Sequence[str] | Sequence[Sequence[int]]

@@ -13,9 +13,9 @@ from gpt2kit.errors import InputError
 from gpt2kit.readout import Floats
 from gpt2kit.runner import Ids, Run, Runner, encode, generate
 from gpt2kit.sampling import largest
-from probes.metrics import log_softmax
+from probes.core.metrics import log_softmax
+from probes.draw.view import visible
 from probes.result import Result
-from probes.view import visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

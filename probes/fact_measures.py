@@ -16,8 +16,8 @@ from gpt2kit.runner import Runner, encode
 from probes.attention import head_scores
 from probes.attribution import direct_logit_attribution
 from probes.circuits import copying_score
+from probes.core.metrics import Metric, log_softmax
 from probes.datasets import greater_than, repeated_tokens
-from probes.metrics import Metric, log_softmax
 from probes.patching import activation_patching
 from probes.prompts import prompt_ids, token_id, tokenizer_of
 

@@ -14,6 +14,7 @@ from typing import Any
 from gpt2kit.config import GPT2Config
 from gpt2kit.errors import EditError, GPT2KitError, TapError
 from gpt2kit.runner import Runner
+from probes.core.sweeps import OnProgress, Progress
 from probes.fact_measures import (
     IOI,
     attention_ranks,
@@ -32,7 +33,6 @@ from probes.fact_measures import (
 )
 from probes.facts_report import Checked, Fact, FactsReport
 from probes.prompts import precision
-from probes.sweep import OnProgress, Progress
 
 # What an exported file must carry for every fact.
 TAPS = (

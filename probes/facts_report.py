@@ -11,8 +11,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from gpt2kit.runner import Runner
+from probes.draw.view import table, title
 from probes.result import Result, plain
-from probes.view import table, title
 
 WIDEST = 66  # columns of a fact and its source
 _COLOURS = {"holds": "green", "differs": "bold red", "skipped": "yellow"}

@@ -12,7 +12,7 @@ from gpt2kit.edits import Edit, listed
 from gpt2kit.readout import Floats, Ints
 from gpt2kit.runner import Run, Runner, encode, generate
 from gpt2kit.taps import resolve
-from probes.metrics import log_softmax
+from probes.core.metrics import log_softmax
 from probes.result import Result
 
 if TYPE_CHECKING:

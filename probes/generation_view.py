@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from gpt2kit.readout import Floats
+from probes.draw.view import fit, visible
 from probes.generation import GenerationLens, Step
-from probes.view import fit, visible
 
 BARS = " ▁▂▃▄▅▆▇█"
 TOKEN, LEADS = 14, 12  # columns

@@ -18,7 +18,8 @@ import numpy as np
 from gpt2kit.errors import InputError
 from gpt2kit.readout import Floats
 from gpt2kit.taps import axes_of
-from probes.metrics import AnyMetric
+from probes.core.metrics import AnyMetric
+from probes.core.sweeps import Pair, swept_taps
 from probes.patching import Patching, Places, patching
 from probes.paths import (
     Paths,
@@ -30,7 +31,6 @@ from probes.paths import (
     paths,
 )
 from probes.prompts import Prompt, Where, need_torch
-from probes.sweep import Pair, swept_taps
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,8 +11,18 @@ from rich.text import Text
 from gpt2kit.errors import InputError
 from gpt2kit.readout import Floats
 from gpt2kit.tokenizer import printable
+from probes.draw.view import (
+    Cell,
+    Grid,
+    bar,
+    diverging,
+    html,
+    sequential,
+    title,
+    tokens_read,
+    visible,
+)
 from probes.lens import LogitLens
-from probes.view import Cell, Grid, bar, diverging, html, sequential, title, tokens_read, visible
 
 MOST_BLOCKS = 4  # of positions, below one another
 

@@ -19,9 +19,9 @@ from gpt2kit.errors import InputError
 from gpt2kit.readout import Floats, Ints
 from gpt2kit.runner import Runner
 from probes.directions import Prompts, collect
+from probes.draw.view import table, title
 from probes.prompts import counted, precision
 from probes.result import Result
-from probes.view import table, title
 
 _SHUFFLES = 5  # controls are the mean of so many
 _ITERATIONS = 2000

@@ -18,11 +18,20 @@ from gpt2kit.errors import InputError
 from gpt2kit.readout import Floats, Ints
 from gpt2kit.runner import Runner
 from gpt2kit.taps import axes_of
-from probes.metrics import AnyMetric
+from probes.core.metrics import AnyMetric
+from probes.core.sweeps import (
+    OUTSIDE,
+    Cell,
+    OnProgress,
+    Pair,
+    Progress,
+    Saving,
+    patched,
+    swept_taps,
+)
+from probes.draw.view import Grid, bar, diverging, title
 from probes.prompts import Prompt, Where, counted, precision, select
 from probes.result import Result
-from probes.sweep import OUTSIDE, Cell, OnProgress, Pair, Progress, Saving, patched, swept_taps
-from probes.view import Grid, bar, diverging, title
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,11 +28,11 @@ from gpt2kit.errors import InputError
 from gpt2kit.readout import Floats
 from gpt2kit.runner import Runner
 from gpt2kit.taps import TapDict
-from probes.metrics import AnyMetric
+from probes.core.metrics import AnyMetric
+from probes.core.sweeps import OnProgress, Pair, Progress, Saving, batches
+from probes.draw.view import number, table, title
 from probes.prompts import Prompt, counted, precision
 from probes.result import Result
-from probes.sweep import OnProgress, Pair, Progress, Saving, batches
-from probes.view import number, table, title
 
 Patterns = str | Sequence[str]
 SHOWN = 15

@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from probes.view import html
+from probes.draw.view import html
 
 
 class Result:

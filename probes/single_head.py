@@ -17,9 +17,9 @@ from gpt2kit.errors import InputError
 from gpt2kit.readout import Floats, Ints
 from gpt2kit.runner import Runner
 from gpt2kit.taps import resolve_one
+from probes.draw.view import table, title, visible
 from probes.prompts import Prompt, Where, counted, precision, prompt_ids, select, tokenizer_of
 from probes.result import Result
-from probes.view import table, title, visible
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,13 +19,13 @@ from gpt2kit import TorchRunner, load
 from gpt2kit.errors import GPT2KitError, InputError, TapError
 from gpt2kit.runner import Source
 from gpt2kit.taps import TapDict, resolve
-from probes import view
 from probes.attribution import LEVELS, _check_sum, direct_logit_attribution
+from probes.core.metrics import Metric
+from probes.core.processed_weights import processed
+from probes.draw import view
 from probes.gradients import attribution_patching, edge_attribution_patching
-from probes.metrics import Metric
 from probes.token_attribution import METHODS, input_attribution
 from probes.tuned_training import train_tuned_lens
-from probes.weights import processed
 
 PROMPT = "the cat, the [b]hat[/b]\n"
 CONFIGS = {

@@ -37,8 +37,8 @@ from probes import (
     head_scores,
 )
 from probes.ablation import ablate
+from probes.core.metrics import Metric
 from probes.facts_report import Fact
-from probes.metrics import Metric
 from probes.patching import activation_patching
 
 COMMANDS = {  # command -> arguments that do

@@ -18,9 +18,9 @@ from rich.console import Console
 from gpt2kit import Edit
 from gpt2kit.errors import InputError, TapError
 from gpt2kit.taps import axes_of, tap_axes
-from probes import sweep
 from probes.ablation import ablate
-from probes.metrics import Metric, as_metric, log_softmax
+from probes.core import sweeps as sweep
+from probes.core.metrics import Metric, as_metric, log_softmax
 from probes.patching import activation_patching
 from probes.paths import path_patching
 

@@ -14,9 +14,9 @@ from rich.console import Console
 from gpt2kit import Edit, TorchRunner
 from gpt2kit.errors import InputError, TapError
 from gpt2kit.taps import axes_of
-from probes import sweep
+from probes.core import sweeps as sweep
+from probes.core.metrics import Metric
 from probes.gradients import attribution_patching, edge_attribution_patching
-from probes.metrics import Metric
 from probes.patching import activation_patching
 from probes.paths import path_patching
 

@@ -11,7 +11,7 @@ from conftest import CONFIG, byte_tokenizer, close, random_ids, random_model
 from gpt2kit import TorchRunner, load
 from gpt2kit.errors import InputError
 from gpt2kit.runner import Source
-from probes.weights import processed
+from probes.core.processed_weights import processed
 
 IDS = random_ids(2, 17)
 SHAPES = {

@@ -18,7 +18,7 @@ from gpt2kit.errors import InputError, TapError
 from gpt2kit.readout import Floats, Ints
 from gpt2kit.runner import Run, Runner
 from gpt2kit.taps import axes_of, resolve_one, tap_axes
-from probes.metrics import AnyMetric, Metric, as_metric, log_softmax
+from probes.core.metrics import AnyMetric, Metric, as_metric, log_softmax
 from probes.prompts import Prompt, counted, index, prompt_ids, token_texts
 from probes.result import Result
 

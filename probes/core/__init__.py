@@ -1,0 +1,1 @@
+"""What the probes share: metrics, statistics, sweeps."""

@@ -1,0 +1,1 @@
+"""How results look. Takes arrays, labels and titles; knows no result."""
