@@ -135,8 +135,8 @@ def _generate_with_lens(
 ) -> None:
     from rich.console import Console
 
-    from probes.generation import Step, generation_lens
-    from probes.generation_view import header, line
+    from probes.lens.generation_lens import Step, generation_lens
+    from probes.lens.generation_view import header, line
 
     console, started = Console(highlight=False), False
 
@@ -202,8 +202,8 @@ def lens(
     """
     from rich.console import Console
 
-    from probes.lens import QUANTITIES, logit_lens
-    from probes.lens_view import show
+    from probes.lens.lens_view import show
+    from probes.lens.logit_lens import QUANTITIES, logit_lens
 
     if by not in QUANTITIES:
         raise InputError(f"--by {by!r} is not one of {', '.join(QUANTITIES)}")

@@ -34,9 +34,13 @@ from probes.datasets import (
 )
 from probes.directions import Direction, Steered, mean_difference, pca_directions, steer
 from probes.edit_effect import EditEffect, edit_effect
-from probes.generation import GenerationLens, generation_lens
 from probes.gradients import attribution_patching, edge_attribution_patching
-from probes.lens import LogitLens, logit_lens
+from probes.lens.generation_lens import GenerationLens, generation_lens
+from probes.lens.head_lens import HeadLens, head_lens
+from probes.lens.logit_lens import LogitLens, logit_lens
+from probes.lens.trajectories import Trajectory, trajectory
+from probes.lens.tuned_lens import TunedLens, tuned_lens
+from probes.lens.tuned_training import train_tuned_lens
 from probes.linear_probes import LinearProbe, linear_probe
 from probes.neurons import (
     NearestTokens,
@@ -48,11 +52,7 @@ from probes.neurons import (
 )
 from probes.patching import Patching, activation_patching
 from probes.paths import Paths, path_patching
-from probes.single_head import HeadLens, head_lens
 from probes.token_attribution import InputAttribution, input_attribution
-from probes.trajectories import Trajectory, trajectory
-from probes.tuned import TunedLens, tuned_lens
-from probes.tuned_training import train_tuned_lens
 
 __all__ = [
     "Ablation",

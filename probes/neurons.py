@@ -24,9 +24,9 @@ from gpt2kit.sampling import largest
 from gpt2kit.tokenizer import Tokenizer, printable
 from probes.directions import batches
 from probes.draw.view import table, title, visible
+from probes.lens.head_lens import check_number, tap_of
 from probes.prompts import counted, precision, tokenizer_of
 from probes.result import Result
-from probes.single_head import check_number, tap_of
 
 
 @dataclass(frozen=True, eq=False)

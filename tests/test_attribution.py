@@ -24,8 +24,8 @@ from probes.core.metrics import Metric
 from probes.core.processed_weights import processed
 from probes.draw import view
 from probes.gradients import attribution_patching, edge_attribution_patching
+from probes.lens.tuned_training import train_tuned_lens
 from probes.token_attribution import METHODS, input_attribution
-from probes.tuned_training import train_tuned_lens
 
 PROMPT = "the cat, the [b]hat[/b]\n"
 CONFIGS = {

@@ -579,7 +579,7 @@ def test_a_bug_is_one_line_too(folder, monkeypatch):
     def broken(*args, **options):
         raise ZeroDivisionError("oh\nno")
 
-    monkeypatch.setattr("probes.lens.logit_lens", broken)
+    monkeypatch.setattr("probes.lens.logit_lens.logit_lens", broken)
     result = run("lens", "x", "--model", folder)
     message = "unexpected ZeroDivisionError: oh no .--debug shows where"
     assert_one_line(result.exit_code, result.stdout, result.stderr, message)

@@ -20,8 +20,8 @@ from rich.console import Console
 from gpt2kit import TorchRunner
 from gpt2kit.errors import GPT2KitError, InputError
 from probes import LogitLens, logit_lens
-from probes.lens import QUANTITIES, SITES
-from probes.lens_view import as_html, as_text, show
+from probes.lens.lens_view import as_html, as_text, show
+from probes.lens.logit_lens import QUANTITIES, SITES
 
 PROMPT = "the cat, the <b>hat</b>\n"
 LOG_V = np.log(CONFIG.vocab_size)

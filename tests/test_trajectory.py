@@ -15,7 +15,7 @@ from scipy.special import log_softmax
 
 from gpt2kit.errors import InputError
 from probes import logit_lens
-from probes.trajectories import (
+from probes.lens.trajectories import (
     entropy,
     js_divergence,
     kl_divergence,
@@ -24,7 +24,7 @@ from probes.trajectories import (
     total_variation,
     trajectory,
 )
-from probes.tuned import TunedLens, tuned_lens
+from probes.lens.tuned_lens import TunedLens, tuned_lens
 
 PROMPT = "the cat, the hat"
 LOG_2 = np.log(2)
@@ -125,7 +125,7 @@ def test_every_number_equals_its_definition(torch_runner, runner, tuned):
 
 def test_tiles_change_nothing(torch_runner, monkeypatch):
     whole = trajectory(torch_runner, PROMPT).js
-    module = importlib.import_module("probes.trajectories")
+    module = importlib.import_module("probes.lens.trajectories")
     monkeypatch.setattr(module, "_TILE", 3 * 4 * CONFIG.vocab_size)  # three positions at a time
     close(trajectory(torch_runner, PROMPT).js, whole, 1e-9)
     monkeypatch.setattr(module, "_TILE", 1)

@@ -15,9 +15,9 @@ from gpt2kit import TorchRunner
 from gpt2kit.errors import CheckpointError, InputError, TapError
 from gpt2kit.runner import Source
 from probes import logit_lens
-from probes.single_head import head_lens
-from probes.tuned import TunedLens, tuned_lens, weights_digest
-from probes.tuned_training import train_tuned_lens
+from probes.lens.head_lens import head_lens
+from probes.lens.tuned_lens import TunedLens, tuned_lens, weights_digest
+from probes.lens.tuned_training import train_tuned_lens
 
 PROMPT = "the cat, the hat"
 ROWS = ["blocks.0.resid_pre", *(f"blocks.{i}.resid_post" for i in range(CONFIG.n_layer))]

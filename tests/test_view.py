@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from probes.draw.view import Grid, bar, diverging, fit, html, number, on, sequential, table, visible
-from probes.lens import logit_lens
+from probes.lens.logit_lens import logit_lens
 
 
 def drawn(what, width: int) -> list[str]:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from gpt2kit.readout import Floats
 from probes.draw.view import fit, visible
-from probes.generation import GenerationLens, Step
+from probes.lens.generation_lens import GenerationLens, Step
 
 BARS = " ▁▂▃▄▅▆▇█"
 TOKEN, LEADS = 14, 12  # columns

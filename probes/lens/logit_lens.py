@@ -144,7 +144,7 @@ class LogitLens(Result):
 
     def render(self) -> RenderableType:
         """The grid, coloured by probability."""
-        from probes.lens_view import grid
+        from probes.lens.lens_view import grid
 
         return grid(self)
 

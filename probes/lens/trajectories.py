@@ -19,10 +19,10 @@ from gpt2kit.readout import Floats, Ints
 from gpt2kit.runner import Runner
 from probes.core.metrics import log_softmax
 from probes.draw.view import table, title
-from probes.lens import logit_lens
+from probes.lens.logit_lens import logit_lens
+from probes.lens.tuned_lens import TunedLens, tuned_lens
 from probes.prompts import Prompt, Where, counted
 from probes.result import Result
-from probes.tuned import TunedLens, tuned_lens
 
 _TILE = 1 << 22  # numbers: rows x positions x vocabulary held at a time
 

@@ -60,7 +60,7 @@ class GenerationLens(Result):
 
     def render(self) -> RenderableType:
         """A line for each token."""
-        from probes.generation_view import table
+        from probes.lens.generation_view import table
 
         return table(self)
 

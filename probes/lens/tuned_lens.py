@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 from gpt2kit.errors import CheckpointError, InputError
 from gpt2kit.readout import Floats, Readout
 from gpt2kit.runner import Runner
-from probes.lens import LogitLens, logit_lens
+from probes.lens.logit_lens import LogitLens, logit_lens
 from probes.prompts import Prompt, Where
 from probes.result import Result
 

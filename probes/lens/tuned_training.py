@@ -1,4 +1,4 @@
-"""Training of a tuned lens; what it is and how it reads: `probes.tuned`."""
+"""Training of a tuned lens; what it is and how it reads: `probes.lens.tuned_lens`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 
 from gpt2kit.errors import InputError
 from gpt2kit.readout import Floats, Ints
+from probes.lens.tuned_lens import TunedLens, digests
 from probes.prompts import Prompt, counted, need_torch, row_of_ids
-from probes.tuned import TunedLens, digests
 
 if TYPE_CHECKING:
     from torch import Tensor

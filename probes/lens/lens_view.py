@@ -22,7 +22,7 @@ from probes.draw.view import (
     tokens_read,
     visible,
 )
-from probes.lens import LogitLens
+from probes.lens.logit_lens import LogitLens
 
 MOST_BLOCKS = 4  # of positions, below one another
 

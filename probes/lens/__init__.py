@@ -1,0 +1,1 @@
+"""What the residual stream says about the next token, layer by layer."""
