@@ -45,8 +45,8 @@ def heads(prompt: str | None, length: int, as_json: bool, **engine: Any) -> None
     """
     from rich.console import Group
 
-    from probes.attention import head_scores
-    from probes.circuits import copying_score
+    from probes.heads.attention import head_scores
+    from probes.heads.circuits import copying_score
 
     if prompt is not None and given("length"):
         raise InputError("--length does not go with --prompt, which has its own")
@@ -75,7 +75,7 @@ def attn(prompt: str, layer: int, head: int, bos: bool, as_json: bool, **engine:
 
     '-' reads the prompt from standard input.
     """
-    from probes.attention import attention_patterns
+    from probes.heads.attention import attention_patterns
 
     text = text_of(prompt)
     with _status():

@@ -6,22 +6,7 @@ A few need gradients, or make a model, and take a TorchRunner; their signatures 
 from __future__ import annotations
 
 from probes.ablation import Ablation, ablate
-from probes.attention import (
-    AttentionPatterns,
-    AttentionStatistics,
-    HeadScores,
-    attention_patterns,
-    attention_statistics,
-    head_scores,
-)
 from probes.attribution import DirectLogitAttribution, direct_logit_attribution
-from probes.circuits import (
-    CircuitTokens,
-    CopyingScores,
-    copying_score,
-    ov_top_tokens,
-    qk_top_tokens,
-)
 from probes.core.metrics import Metric
 from probes.core.processed_weights import processed
 from probes.datasets import (
@@ -35,6 +20,21 @@ from probes.datasets import (
 from probes.directions import Direction, Steered, mean_difference, pca_directions, steer
 from probes.edit_effect import EditEffect, edit_effect
 from probes.gradients import attribution_patching, edge_attribution_patching
+from probes.heads.attention import (
+    AttentionPatterns,
+    AttentionStatistics,
+    HeadScores,
+    attention_patterns,
+    attention_statistics,
+    head_scores,
+)
+from probes.heads.circuits import (
+    CircuitTokens,
+    CopyingScores,
+    copying_score,
+    ov_top_tokens,
+    qk_top_tokens,
+)
 from probes.lens.generation_lens import GenerationLens, generation_lens
 from probes.lens.head_lens import HeadLens, head_lens
 from probes.lens.logit_lens import LogitLens, logit_lens

@@ -18,9 +18,9 @@ from gpt2kit.errors import GPT2KitError
 from gpt2kit.runner import Source
 from gpt2kit.taps import resolve
 from probes import fact_measures, facts
-from probes.circuits import copying_score
 from probes.datasets import CENTURIES, EVENTS
 from probes.facts import EDITS, FACTS, TAPS, Checked, Fact, NotTheRealModel, check_facts
+from probes.heads.circuits import copying_score
 
 # As in the demo, written out: prompt, right name, wrong name.
 IOI = [

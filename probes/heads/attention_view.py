@@ -15,7 +15,7 @@ from probes.draw.view import bar, fit, on, sequential, table, title, visible
 from probes.prompts import counted
 
 if TYPE_CHECKING:
-    from probes.attention import HeadPattern
+    from probes.heads.attention import HeadPattern
 
 LABEL, SHADES = 14, " ·░▒▓█"
 

@@ -18,10 +18,10 @@ from gpt2kit.errors import InputError
 from gpt2kit.readout import Floats, Ints
 from gpt2kit.runner import Runner
 from gpt2kit.sampling import largest
-from probes.attention_view import PatternGrid, leaders, leading
 from probes.core.sweeps import OnProgress, Progress
 from probes.datasets import repeated_tokens
 from probes.draw.view import table, title, visible
+from probes.heads.attention_view import PatternGrid, leaders, leading
 from probes.prompts import Prompt, Where, counted, precision, prompt_ids, select, token_texts
 from probes.result import Result
 

@@ -28,8 +28,8 @@ from gpt2kit.readout import Floats, Ints
 from gpt2kit.runner import Runner
 from gpt2kit.sampling import largest
 from gpt2kit.tokenizer import printable
-from probes.attention_view import leaders
 from probes.draw.view import table, title
+from probes.heads.attention_view import leaders
 from probes.prompts import Token, precision, token_id, token_texts
 from probes.result import Result
 
