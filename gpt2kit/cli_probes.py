@@ -106,7 +106,7 @@ def attribute(
 
     '-' reads the prompt from standard input.
     """
-    from probes.attribution import direct_logit_attribution
+    from probes.attribution.direct import direct_logit_attribution
 
     text = text_of(prompt)
     with _status() as status:

@@ -6,7 +6,8 @@ A few need gradients, or make a model, and take a TorchRunner; their signatures 
 from __future__ import annotations
 
 from probes.ablation import Ablation, ablate
-from probes.attribution import DirectLogitAttribution, direct_logit_attribution
+from probes.attribution.direct import DirectLogitAttribution, direct_logit_attribution
+from probes.attribution.inputs import InputAttribution, input_attribution
 from probes.core.metrics import Metric
 from probes.core.processed_weights import processed
 from probes.datasets import (
@@ -52,7 +53,6 @@ from probes.neurons import (
 )
 from probes.patching import Patching, activation_patching
 from probes.paths import Paths, path_patching
-from probes.token_attribution import InputAttribution, input_attribution
 
 __all__ = [
     "Ablation",

@@ -13,7 +13,7 @@ import numpy as np
 from gpt2kit.edits import Edit
 from gpt2kit.readout import Floats
 from gpt2kit.runner import Runner, encode
-from probes.attribution import direct_logit_attribution
+from probes.attribution.direct import direct_logit_attribution
 from probes.core.metrics import Metric, log_softmax
 from probes.datasets import greater_than, repeated_tokens
 from probes.heads.attention import head_scores

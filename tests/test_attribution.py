@@ -19,13 +19,13 @@ from gpt2kit import TorchRunner, load
 from gpt2kit.errors import GPT2KitError, InputError, TapError
 from gpt2kit.runner import Source
 from gpt2kit.taps import TapDict, resolve
-from probes.attribution import LEVELS, _check_sum, direct_logit_attribution
+from probes.attribution.direct import LEVELS, _check_sum, direct_logit_attribution
+from probes.attribution.inputs import METHODS, input_attribution
 from probes.core.metrics import Metric
 from probes.core.processed_weights import processed
 from probes.draw import view
 from probes.gradients import attribution_patching, edge_attribution_patching
 from probes.lens.tuned_training import train_tuned_lens
-from probes.token_attribution import METHODS, input_attribution
 
 PROMPT = "the cat, the [b]hat[/b]\n"
 CONFIGS = {
@@ -325,7 +325,7 @@ def test_a_foil_gives_the_difference_for_tokens_as_well(exact, method):
 
 def test_many_steps_go_in_several_passes(exact, monkeypatch):
     whole = input_attribution(exact, PROMPT, target="a", steps=7)
-    monkeypatch.setattr("probes.token_attribution._TOGETHER", 3 * len(whole.prompt_ids) + 1)
+    monkeypatch.setattr("probes.attribution.inputs._TOGETHER", 3 * len(whole.prompt_ids) + 1)
     close(input_attribution(exact, PROMPT, target="a", steps=7).values, whole.values, 1e-9)
 
 

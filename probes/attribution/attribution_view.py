@@ -13,8 +13,8 @@ from gpt2kit.tokenizer import printable
 from probes.draw.view import Grid, bar, diverging, table, title, tokens_read
 
 if TYPE_CHECKING:
-    from probes.attribution import Asked, DirectLogitAttribution
-    from probes.token_attribution import InputAttribution
+    from probes.attribution.direct import Asked, DirectLogitAttribution
+    from probes.attribution.inputs import InputAttribution
 
 STRONGEST, MOST_TOKENS = 10, 40  # lines of a table
 BAR = 24  # terminal columns

@@ -18,7 +18,7 @@ from gpt2kit.errors import GPT2KitError, InputError
 from gpt2kit.readout import Floats, Ints
 from gpt2kit.runner import Run, Runner
 from gpt2kit.tokenizer import printable
-from probes.attribution_view import parts
+from probes.attribution.attribution_view import parts
 from probes.prompts import Prompt, index, precision, prompt_ids, tokenizer_of
 from probes.result import Result
 

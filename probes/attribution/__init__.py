@@ -1,0 +1,1 @@
+"""Which parts of the model, or of the prompt, a logit comes from."""
