@@ -157,7 +157,7 @@ def _generate_edited(
 ) -> None:
     from rich.console import Console
 
-    from probes.edit_effect import edit_effect
+    from probes.causal.edit_effect import edit_effect
 
     with Console(stderr=True).status("generating"):
         effect = edit_effect(runner, prompt, edits, **options)

@@ -147,7 +147,7 @@ def patch(
     Activation patching: place by place, how much of the clean prompt's answer comes back. '-' reads
     a prompt from standard input.
     """
-    from probes.patching import activation_patching
+    from probes.causal.patching import activation_patching
 
     if clean == corrupt == "-":
         raise InputError("--clean and --corrupt are both '-'; standard input holds one prompt")
@@ -187,7 +187,7 @@ def ablate(
     positions of the prompt, or of --reference; or the values of a --reference (resample). '-'
     reads the prompt from standard input.
     """
-    from probes.ablation import ablate as run
+    from probes.causal.ablation import ablate as run
 
     if reference and kind == "zero":
         raise InputError("--reference does not go with --kind zero, which puts nothing in")

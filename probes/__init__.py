@@ -5,9 +5,13 @@ A few need gradients, or make a model, and take a TorchRunner; their signatures 
 
 from __future__ import annotations
 
-from probes.ablation import Ablation, ablate
 from probes.attribution.direct import DirectLogitAttribution, direct_logit_attribution
 from probes.attribution.inputs import InputAttribution, input_attribution
+from probes.causal.ablation import Ablation, ablate
+from probes.causal.edit_effect import EditEffect, edit_effect
+from probes.causal.gradients import attribution_patching, edge_attribution_patching
+from probes.causal.patching import Patching, activation_patching
+from probes.causal.paths import Paths, path_patching
 from probes.core.metrics import Metric
 from probes.core.processed_weights import processed
 from probes.datasets import (
@@ -19,8 +23,6 @@ from probes.datasets import (
     repeated_tokens,
 )
 from probes.directions import Direction, Steered, mean_difference, pca_directions, steer
-from probes.edit_effect import EditEffect, edit_effect
-from probes.gradients import attribution_patching, edge_attribution_patching
 from probes.heads.attention import (
     AttentionPatterns,
     AttentionStatistics,
@@ -51,8 +53,6 @@ from probes.neurons import (
     neuron_lens,
     top_activating,
 )
-from probes.patching import Patching, activation_patching
-from probes.paths import Paths, path_patching
 
 __all__ = [
     "Ablation",

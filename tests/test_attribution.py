@@ -21,10 +21,10 @@ from gpt2kit.runner import Source
 from gpt2kit.taps import TapDict, resolve
 from probes.attribution.direct import LEVELS, _check_sum, direct_logit_attribution
 from probes.attribution.inputs import METHODS, input_attribution
+from probes.causal.gradients import attribution_patching, edge_attribution_patching
 from probes.core.metrics import Metric
 from probes.core.processed_weights import processed
 from probes.draw import view
-from probes.gradients import attribution_patching, edge_attribution_patching
 from probes.lens.tuned_training import train_tuned_lens
 
 PROMPT = "the cat, the [b]hat[/b]\n"

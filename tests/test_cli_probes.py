@@ -36,10 +36,10 @@ from probes import (
     facts,
     head_scores,
 )
-from probes.ablation import ablate
+from probes.causal.ablation import ablate
+from probes.causal.patching import activation_patching
 from probes.core.metrics import Metric
 from probes.facts_report import Fact
-from probes.patching import activation_patching
 
 COMMANDS = {  # command -> arguments that do
     "heads": ["--length", "16"],

@@ -10,7 +10,8 @@ from conftest import CONFIG, close
 from gpt2kit import Edit, generate
 from gpt2kit.cli import main
 from gpt2kit.errors import EditError, InputError
-from probes import edit_effect, generation_lens, logit_lens
+from probes import generation_lens, logit_lens
+from probes.causal import edit_effect
 
 PROMPT = "the the "
 OPTIONS = {"max_new_tokens": 6, "seed": 3, "top_k": 20}

@@ -18,11 +18,11 @@ from rich.console import Console
 from gpt2kit import Edit
 from gpt2kit.errors import InputError, TapError
 from gpt2kit.taps import axes_of, tap_axes
-from probes.ablation import ablate
+from probes.causal.ablation import ablate
+from probes.causal.patching import activation_patching
+from probes.causal.paths import path_patching
 from probes.core import sweeps as sweep
 from probes.core.metrics import Metric, as_metric, log_softmax
-from probes.patching import activation_patching
-from probes.paths import path_patching
 
 LAYERS, HEADS, POS = range(CONFIG.n_layer), CONFIG.n_head, 6
 CLEAN = random_ids(POS, seed=1)

@@ -14,11 +14,11 @@ from rich.console import Console
 from gpt2kit import Edit, TorchRunner
 from gpt2kit.errors import InputError, TapError
 from gpt2kit.taps import axes_of
+from probes.causal.gradients import attribution_patching, edge_attribution_patching
+from probes.causal.patching import activation_patching
+from probes.causal.paths import path_patching
 from probes.core import sweeps as sweep
 from probes.core.metrics import Metric
-from probes.gradients import attribution_patching, edge_attribution_patching
-from probes.patching import activation_patching
-from probes.paths import path_patching
 
 LAYERS, HEADS, POS = range(CONFIG.n_layer), range(CONFIG.n_head), 5
 CLEAN = random_ids(POS, seed=1)

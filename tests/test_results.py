@@ -30,7 +30,7 @@ MAKERS = {
     "CopyingScores": probes.copying_score,
     "DirectLogitAttribution": lambda r: probes.direct_logit_attribution(r, A, **ANSWER, by="head"),
     "Direction": lambda r: probes.mean_difference(r, TEXTS[:4], TEXTS[4:], tap=TAP),
-    "EditEffect": lambda r: probes.edit_effect(r, A, "blocks.1.z = 0", max_new_tokens=4, seed=0),
+    "EditEffect": lambda r: probes.causal.edit_effect(r, A, "blocks.1.z = 0", max_new_tokens=4, seed=0),
     "GenerationLens": lambda r: probes.generation_lens(r, A, max_new_tokens=4, seed=0),
     "GreaterThan": lambda r: probes.GreaterThan(("a",), ("b",), np.array([98]), *[(("99",),)] * 4),
     "HeadLens": lambda r: probes.head_lens(r, A, 1, 2, targets="a"),

@@ -18,10 +18,8 @@ import numpy as np
 from gpt2kit.errors import InputError
 from gpt2kit.readout import Floats
 from gpt2kit.taps import axes_of
-from probes.core.metrics import AnyMetric
-from probes.core.sweeps import Pair, swept_taps
-from probes.patching import Patching, Places, patching
-from probes.paths import (
+from probes.causal.patching import Patching, Places, patching
+from probes.causal.paths import (
     Paths,
     Patterns,
     Receiver,
@@ -30,6 +28,8 @@ from probes.paths import (
     named,
     paths,
 )
+from probes.core.metrics import AnyMetric
+from probes.core.sweeps import Pair, swept_taps
 from probes.prompts import Prompt, Where, need_torch
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def edge_attribution_patching(
     """The first-order estimate of `path_patching`, by default for every edge of the model.
 
     score = (clean - corrupt write of the sender) . gradient of the metric with respect to what the
-    receiver alone reads, layer norm included. Names are those of `probes.paths`; NaN where
+    receiver alone reads, layer norm included. Names are those of `probes.causal.paths`; NaN where
     a sender does not come before a receiver. Raises InputError as `path_patching` does.
     """
     need_torch(runner, "edge attribution patching")

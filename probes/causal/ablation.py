@@ -18,6 +18,7 @@ from gpt2kit.errors import InputError
 from gpt2kit.readout import Floats, Ints
 from gpt2kit.runner import Runner
 from gpt2kit.taps import axes_of
+from probes.causal.patching import Places, grid_of, sizes_of
 from probes.core.metrics import AnyMetric, as_metric, log_softmax
 from probes.core.sweeps import (
     Base,
@@ -31,7 +32,6 @@ from probes.core.sweeps import (
     up_to,
 )
 from probes.draw.view import bar, diverging, title
-from probes.patching import Places, grid_of, sizes_of
 from probes.prompts import Prompt, counted, precision, prompt_ids
 from probes.result import Result
 

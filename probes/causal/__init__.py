@@ -1,0 +1,1 @@
+"""Change something inside and see what becomes of the prediction."""
