@@ -22,7 +22,8 @@ from probes.datasets import (
     ioi,
     repeated_tokens,
 )
-from probes.directions import Direction, Steered, mean_difference, pca_directions, steer
+from probes.directions.directions import Direction, Steered, mean_difference, pca_directions, steer
+from probes.directions.linear_probes import LinearProbe, linear_probe
 from probes.heads.attention import (
     AttentionPatterns,
     AttentionStatistics,
@@ -44,8 +45,7 @@ from probes.lens.logit_lens import LogitLens, logit_lens
 from probes.lens.trajectories import Trajectory, trajectory
 from probes.lens.tuned_lens import TunedLens, tuned_lens
 from probes.lens.tuned_training import train_tuned_lens
-from probes.linear_probes import LinearProbe, linear_probe
-from probes.neurons import (
+from probes.neurons.neurons import (
     NearestTokens,
     NeuronLens,
     TopActivating,

@@ -10,8 +10,8 @@ from conftest import CONFIG, close
 
 from gpt2kit import generate
 from gpt2kit.errors import InputError, TapError
-from probes.directions import Direction, collect, mean_difference, pca_directions, steer
-from probes.linear_probes import linear_probe
+from probes.directions.directions import Direction, collect, mean_difference, pca_directions, steer
+from probes.directions.linear_probes import linear_probe
 
 TAP = "blocks.1.resid_post"
 ABOVE = ["the cat", "a", "the hat, the"]
@@ -56,7 +56,7 @@ def test_many_prompts_go_in_batches_and_keep_their_order(torch_runner, monkeypat
             sizes.append(len(ids) * max(map(len, ids)))
             return torch_runner.run(ids, **options)
 
-    monkeypatch.setattr("probes.directions._TOKENS", 50)
+    monkeypatch.setattr("probes.directions.directions._TOKENS", 50)
     found = collect(Watched(), prompts, taps=TAP)
     close(found[TAP], one_by_one(torch_runner, prompts, TAP))
     assert len(sizes) > 5

@@ -22,7 +22,7 @@ from gpt2kit.readout import Floats, Ints
 from gpt2kit.runner import Runner
 from gpt2kit.sampling import largest
 from gpt2kit.tokenizer import Tokenizer, printable
-from probes.directions import batches
+from probes.directions.directions import batches
 from probes.draw.view import table, title, visible
 from probes.lens.head_lens import check_number, tap_of
 from probes.prompts import counted, precision, tokenizer_of

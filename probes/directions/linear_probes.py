@@ -18,7 +18,7 @@ from rich.console import Group, RenderableType
 from gpt2kit.errors import InputError
 from gpt2kit.readout import Floats, Ints
 from gpt2kit.runner import Runner
-from probes.directions import Prompts, collect
+from probes.directions.directions import Prompts, collect
 from probes.draw.view import table, title
 from probes.prompts import counted, precision
 from probes.result import Result
