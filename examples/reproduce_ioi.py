@@ -12,7 +12,7 @@ import argparse
 import sys
 
 import gpt2kit
-from probes.facts import FACTS, NotTheRealModel, check_facts, require_gpt2
+from probes.facts.facts import FACTS, NotTheRealModel, check_facts, require_gpt2
 
 
 def main() -> int:

@@ -216,7 +216,7 @@ def facts(as_json: bool, **engine: Any) -> None:
     The exit code is 1 if one does not hold, 3 if the model is not the real gpt2.
     """
     from gpt2kit.errors import CheckpointError
-    from probes.facts import NotTheRealModel, check_facts
+    from probes.facts.facts import NotTheRealModel, check_facts
 
     with _status() as status:
         try:

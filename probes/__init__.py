@@ -14,14 +14,6 @@ from probes.causal.patching import Patching, activation_patching
 from probes.causal.paths import Paths, path_patching
 from probes.core.metrics import Metric
 from probes.core.processed_weights import processed
-from probes.datasets import (
-    GreaterThan,
-    Pairs,
-    docstring_like,
-    greater_than,
-    ioi,
-    repeated_tokens,
-)
 from probes.directions.directions import Direction, Steered, mean_difference, pca_directions, steer
 from probes.directions.linear_probes import LinearProbe, linear_probe
 from probes.heads.attention import (
@@ -52,6 +44,14 @@ from probes.neurons.neurons import (
     nearest_tokens,
     neuron_lens,
     top_activating,
+)
+from probes.tasks.datasets import (
+    GreaterThan,
+    Pairs,
+    docstring_like,
+    greater_than,
+    ioi,
+    repeated_tokens,
 )
 
 __all__ = [

@@ -15,10 +15,10 @@ from rich.console import Console
 
 from gpt2kit import Edit, TorchRunner
 from gpt2kit.errors import InputError
-from probes.datasets import repeated_tokens
 from probes.heads import attention
 from probes.heads.attention import KINDS, attention_patterns, attention_statistics, head_scores
 from probes.heads.circuits import copying_score, ov_top_tokens, qk_top_tokens
+from probes.tasks.datasets import repeated_tokens
 
 PROMPT = "the cat, the hat, the"
 PLANTED = dict(

@@ -39,7 +39,7 @@ from probes import (
 from probes.causal.ablation import ablate
 from probes.causal.patching import activation_patching
 from probes.core.metrics import Metric
-from probes.facts_report import Fact
+from probes.facts.report import Fact
 
 COMMANDS = {  # command -> arguments that do
     "heads": ["--length", "16"],

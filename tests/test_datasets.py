@@ -10,7 +10,14 @@ from planted import planted_tokenizer
 
 from gpt2kit import Tokenizer, load
 from gpt2kit.errors import InputError
-from probes.datasets import NAMES, TEMPLATES, docstring_like, greater_than, ioi, repeated_tokens
+from probes.tasks.datasets import (
+    NAMES,
+    TEMPLATES,
+    docstring_like,
+    greater_than,
+    ioi,
+    repeated_tokens,
+)
 
 N = 60
 

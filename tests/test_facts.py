@@ -17,10 +17,11 @@ from gpt2kit import Edit, GPT2Config, Tokenizer, TorchRunner, load
 from gpt2kit.errors import GPT2KitError
 from gpt2kit.runner import Source
 from gpt2kit.taps import resolve
-from probes import fact_measures, facts
-from probes.datasets import CENTURIES, EVENTS
-from probes.facts import EDITS, FACTS, TAPS, Checked, Fact, NotTheRealModel, check_facts
+from probes.facts import facts
+from probes.facts import measures as fact_measures
+from probes.facts.facts import EDITS, FACTS, TAPS, Checked, Fact, NotTheRealModel, check_facts
 from probes.heads.circuits import copying_score
+from probes.tasks.datasets import CENTURIES, EVENTS
 
 # As in the demo, written out: prompt, right name, wrong name.
 IOI = [
@@ -190,7 +191,7 @@ def test_patching_ranks_what_brings_the_other_prompts_answer(runner, by_torch):
 
 @pytest.mark.parametrize("kind", ["induction", "duplicate_token", "previous_token"])
 def test_attention_ranks_are_of_repeated_tokens_after_a_bos(runner, by_torch, kind):
-    from probes.datasets import repeated_tokens
+    from probes.tasks.datasets import repeated_tokens
 
     bos, n = by_torch.config.bos_token_id, 100
     (row,) = repeated_tokens(by_torch.config.vocab_size, 1, n, bos=bos)
@@ -213,7 +214,7 @@ def years_by_hand(runner, ids, prompt, edits=None) -> float:
 
 @pytest.fixture(scope="module")
 def dated(by_torch) -> list[str]:
-    from probes.datasets import greater_than
+    from probes.tasks.datasets import greater_than
 
     return list(greater_than(by_torch.tokenizer, 8).prompts)
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 import probes
 from probes import Metric, TunedLens
-from probes.facts import check_facts
+from probes.facts.facts import check_facts
 from probes.result import Result
 
 A, B = "the [/] b", "the [b] b"

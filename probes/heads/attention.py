@@ -19,11 +19,11 @@ from gpt2kit.readout import Floats, Ints
 from gpt2kit.runner import Runner
 from gpt2kit.sampling import largest
 from probes.core.sweeps import OnProgress, Progress
-from probes.datasets import repeated_tokens
 from probes.draw.view import table, title, visible
 from probes.heads.attention_view import PatternGrid, leaders, leading
 from probes.prompts import Prompt, Where, counted, precision, prompt_ids, select, token_texts
 from probes.result import Result
+from probes.tasks.datasets import repeated_tokens
 
 KINDS = ("previous_token", "duplicate_token", "induction", "first_token", "current_token")
 _MOST = 1 << 26  # attention weights held at a time: 256 MB in float32

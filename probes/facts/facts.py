@@ -15,7 +15,7 @@ from gpt2kit.config import GPT2Config
 from gpt2kit.errors import EditError, GPT2KitError, TapError
 from gpt2kit.runner import Runner
 from probes.core.sweeps import OnProgress, Progress
-from probes.fact_measures import (
+from probes.facts.measures import (
     IOI,
     attention_ranks,
     copying,
@@ -31,7 +31,7 @@ from probes.fact_measures import (
     years,
     years_patching,
 )
-from probes.facts_report import Checked, Fact, FactsReport
+from probes.facts.report import Checked, Fact, FactsReport
 from probes.prompts import precision
 
 # What an exported file must carry for every fact.

@@ -1,0 +1,1 @@
+"""Published facts about gpt2, measured again."""
