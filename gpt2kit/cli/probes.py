@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpt2kit.cli_options import debug_option, given, open_runner, options, runner_options, text_of
+from gpt2kit.cli.options import debug_option, given, open_runner, options, runner_options, text_of
 from gpt2kit.errors import InputError
 
 if TYPE_CHECKING:

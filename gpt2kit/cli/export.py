@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from gpt2kit.cli_options import (
+from gpt2kit.cli.options import (
     debug_option,
     device_option,
     model_options,

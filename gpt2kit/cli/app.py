@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpt2kit import __version__, cli_export, cli_probes
-from gpt2kit.cli_options import (
+from gpt2kit import __version__
+from gpt2kit.cli import export, probes
+from gpt2kit.cli.options import (
     debug_option,
     given,
     open_runner,
@@ -272,8 +273,5 @@ def doctor() -> None:
         sys.exit(1)
 
 
-for command in (*cli_export.COMMANDS, *cli_probes.COMMANDS):
+for command in (*export.COMMANDS, *probes.COMMANDS):
     main.add_command(command)
-
-if __name__ == "__main__":
-    main()
