@@ -62,7 +62,8 @@ def export_onnx(
     dtype: "float32", "float16" or "bfloat16", of weights, cache and taps; logits are always
         float32. bfloat16 runs on CUDA alone, and is exported where there is CUDA to check it.
     quantize: "int8" or "int4" weights with an unembedding of 8 bits, or "int4-all" (see
-        `exporters.tracing.quantize`). What it costs is measured, held to a bound and kept with the report.
+        `exporters.tracing.quantize`). What it costs is measured, held to a bound and kept with the
+        report.
     external_data: weights in `{path}.data`; always so above 2 GB.
     overwrite: replace a config or tokenizer of another model that lies in the same folder.
     on_progress: told the name of each stage.

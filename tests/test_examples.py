@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
-from test_facts import small
 
 from exporters import export_onnx
 from gpt2kit import Edit, generate, load
+from tests.probes.facts.test_facts import small
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 ALL = sorted(EXAMPLES.glob("*.py"))

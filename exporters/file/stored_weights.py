@@ -1,6 +1,6 @@
 """The weights of an exported file, by their names in the checkpoint. Imports no torch.
 
-The file holds most of them by that name; where it does not, `gpt2kit.weight_names` in its metadata says
+The file holds most of them by that name; where it does not, `gpt2kit.weights` in its metadata says
 by which: equal weights share one initializer, and one that the trace has reshaped, or cast, is held
 as that alone. A quantised matrix is three: `{name}.packed`, `.scales` and, unless they are all in
 the middle, `.zeros`, laid out (out, in) as `exporters.tracing.quantize` says.
@@ -23,7 +23,7 @@ from gpt2kit.errors import EngineError
 from gpt2kit.readout import Floats
 from gpt2kit.weight_names import weight_shape
 
-KEY = "gpt2kit.weight_names"  # of the metadata: JSON, weight -> the initializer that holds it
+KEY = "gpt2kit.weights"  # of the metadata: JSON, weight -> the initializer that holds it
 TABLES = ("wte.weight", "lm_head.weight")
 
 

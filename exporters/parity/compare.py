@@ -42,7 +42,7 @@ from gpt2kit.torch_engine.runner import DTYPES, TorchCache, TorchRunner, load
 
 # Of the error defined above; bfloat16 has 8 bits where float16 has 11. Quantised files are compared
 # with their own weights in float32, but onnxruntime also rounds their activations to 8 bits, which
-# single values may feel much; what they say as a whole is held to the bounds of `exporters.parity.cost`.
+# single values may feel much; what they say as a whole is held to the bounds of `cost.py`.
 TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 0.15, **dict.fromkeys(BITS, 0.4)}
 DECODE_STEPS = 32
 _Chunks = list[tuple[Ints, Any]]  # ids and lengths of one run after the other

@@ -1,0 +1,434 @@
+"""The logit lens against its definition, on both engines, and how it looks."""
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from rich.cells import cell_len
+from rich.console import Console
+
+from gpt2kit import TorchRunner
+from gpt2kit.errors import GPT2KitError, InputError
+from probes import LogitLens, logit_lens
+from probes.lens.lens_view import as_html, as_text, show
+from probes.lens.logit_lens import QUANTITIES, SITES
+from tests.conftest import CONFIG, close
+
+PROMPT = "the cat, the <b>hat</b>\n"
+LOG_V = np.log(CONFIG.vocab_size)
+
+
+@pytest.fixture(params=["torch", "onnx"])
+def engine(request):
+    return request.getfixturevalue(f"{request.param}_runner")
+
+
+@pytest.fixture(scope="module")
+def lens(torch_runner) -> LogitLens:
+    return logit_lens(torch_runner, PROMPT, top_k=3)
+
+
+def by_hand(runner: TorchRunner, ids, rows: tuple[str, ...]) -> torch.Tensor:
+    """(R, P, vocab) log-probabilities and logits in float64, from the stream at `rows`."""
+    w = {name: x.double() for name, x in runner.model.state_dict().items()}
+    taps = runner.run(ids, taps=rows).taps
+    x = torch.stack([torch.from_numpy(taps[row][0]).double() for row in rows])
+    x = (x - x.mean(-1, keepdim=True)) / (
+        x.var(-1, unbiased=False, keepdim=True) + runner.config.layer_norm_epsilon
+    ).sqrt()
+    return (x * w["ln_f.weight"] + w["ln_f.bias"]) @ w["wte.weight"].T
+
+
+# What it computes
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_every_number_equals_its_definition(torch_runner, engine, site):
+    lens = logit_lens(engine, PROMPT, sites=site, top_k=4, targets=[",", "the "[:1]])
+    layers = [f"blocks.{i}.{SITES[site]}" for i in range(CONFIG.n_layer)]
+    ends = {"resid": ["blocks.0.resid_pre", *layers]}
+    assert list(lens.rows) == ends.get(site, [*layers, "blocks.2.resid_post"])
+    ids = torch_runner.tokenizer.encode(PROMPT)
+    logits = by_hand(torch_runner, ids, lens.rows)
+    log_p = logits.log_softmax(-1)
+    p, final = log_p.exp(), log_p[-1]
+    close(lens.log_z, logits.logsumexp(-1))
+    close(lens.entropy, -(p * log_p).sum(-1))
+    close(lens.kl, (final.exp() * (final - log_p)).sum(-1))
+    close(lens.top_logprobs, log_p.topk(4).values)
+    close(log_p.gather(-1, torch.from_numpy(lens.top_ids)), lens.top_logprobs)
+    following = torch.tensor(ids[1:])
+    close(lens.next_logprobs[:, :-1], log_p[:, :-1].gather(-1, following[None, :, None].expand(
+        len(lens.rows), -1, 1))[..., 0])  # fmt: skip
+    for t, text in enumerate([",", "t"]):
+        own = log_p[..., engine.tokenizer.single(text)]
+        close(lens.target_logprobs[..., t], own)
+        ranks = (log_p > own[..., None] + 1e-5).sum(-1).numpy()
+        at_most = (log_p > own[..., None] - 1e-5).sum(-1).numpy()
+        assert ((ranks <= lens.target_ranks[..., t]) & (lens.target_ranks[..., t] <= at_most)).all()
+
+
+def test_the_last_row_is_what_the_model_says(engine):
+    lens = logit_lens(engine, PROMPT, top_k=CONFIG.vocab_size)
+    logits = engine.run(lens.prompt_ids).logits[0]
+    order = np.argsort(lens.top_ids[-1], axis=-1)
+    close(np.take_along_axis(lens.top_logprobs[-1], order, -1) + lens.log_z[-1][:, None], logits)
+    close(lens.kl[-1], np.zeros(len(logits)))
+
+
+def test_both_engines_give_the_same_lens(torch_runner, onnx_runner):
+    torch_lens, onnx_lens = (
+        logit_lens(runner, PROMPT, targets=["a", "b"], prepend_bos=True)
+        for runner in (torch_runner, onnx_runner)
+    )
+    for name, value in vars(torch_lens).items():
+        other = getattr(onnx_lens, name)
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+            np.testing.assert_allclose(other, value, rtol=1e-4, atol=1e-4, err_msg=name)
+        elif isinstance(value, np.ndarray):
+            np.testing.assert_array_equal(other, value, err_msg=name)
+        else:
+            assert other == value, name
+
+
+def test_everything_is_in_its_bounds(lens):
+    assert (lens.entropy >= -1e-6).all()
+    assert (lens.entropy <= LOG_V + 1e-5).all()
+    assert (lens.kl >= -1e-5).all()
+    assert (np.diff(lens.top_logprobs, axis=-1) <= 0).all()
+    assert (np.exp(lens.top_logprobs).sum(-1) <= 1 + 1e-5).all()
+    assert ((lens.next_ranks[:, :-1] >= 0) & (lens.next_ranks[:, :-1] < CONFIG.vocab_size)).all()
+
+
+def test_after_the_last_token_there_is_no_next_one(lens):
+    assert lens.next_ids[-1] == -1
+    assert (lens.next_ranks[:, -1] == -1).all()
+    assert np.isnan(lens.next_logprobs[:, -1]).all()
+    np.testing.assert_array_equal(lens.next_ids[:-1], lens.prompt_ids[1:])
+
+
+@pytest.mark.parametrize("positions", [[0], [-1], [3, 1, -2], slice(2, 6), slice(None, None, 3), 4])
+def test_chosen_positions_are_those_columns_of_the_whole(torch_runner, lens, positions):
+    part = logit_lens(torch_runner, PROMPT, top_k=3, positions=positions)
+    np.testing.assert_array_equal(part.prompt_ids, lens.prompt_ids)
+    np.testing.assert_array_equal(
+        part.positions, np.atleast_1d(np.arange(len(lens.prompt_ids))[positions])
+    )
+    for name in ("entropy", "kl", "log_z", "top_ids", "next_ranks", "next_logprobs"):
+        close(np.nan_to_num(getattr(part, name)),
+              np.nan_to_num(getattr(lens, name)[:, part.positions]))  # fmt: skip
+
+
+def test_a_bos_is_put_in_front_only_when_asked_for(torch_runner, lens):
+    assert not lens.has_bos
+    with_bos = logit_lens(torch_runner, PROMPT, prepend_bos=True)
+    assert with_bos.has_bos
+    assert with_bos.prompt_tokens[0] == "<|endoftext|>"
+    np.testing.assert_array_equal(with_bos.prompt_ids, [CONFIG.bos_token_id, *lens.prompt_ids])
+
+
+def test_the_difference_of_two_targets_is_that_of_their_logits(torch_runner):
+    lens = logit_lens(torch_runner, PROMPT, targets=["a", "b"])
+    logits = by_hand(torch_runner, lens.prompt_ids, lens.rows)
+    a, b = (torch_runner.tokenizer.single(text) for text in "ab")
+    close(lens.logit_diff, logits[..., a] - logits[..., b])
+    with pytest.raises(InputError, match="needs two targets, this lens has 1"):
+        logit_lens(torch_runner, PROMPT, targets=["a"]).logit_diff  # noqa: B018
+
+
+def test_one_target_may_be_given_without_a_list(torch_runner):
+    assert logit_lens(torch_runner, PROMPT, targets="a").targets == ("a",)
+
+
+def test_values_are_of_the_target_where_there_is_one(torch_runner, lens):
+    aimed = logit_lens(torch_runner, PROMPT, targets=["a"])
+    close(aimed.values("prob"), np.exp(aimed.target_logprobs[..., 0]))
+    close(aimed.values("logit"), aimed.target_logprobs[..., 0] + aimed.log_z)
+    close(aimed.values("rank"), aimed.target_ranks[..., 0])
+    close(lens.values("prob"), np.exp(lens.top_logprobs[..., 0]))
+    close(lens.values("rank"), lens.next_ranks)
+    close(lens.values("kl"), lens.kl)
+    with pytest.raises(InputError, match="'size' is not one of prob, logit"):
+        lens.values("size")
+
+
+class Tampered:
+    """A runner whose readout is off by a little."""
+
+    def __init__(self, runner, change) -> None:
+        self.runner, self.change = runner, change
+
+    def __getattr__(self, name):
+        return getattr(self.runner, name)
+
+    def readout(self, resid, **options):
+        return self.change(self.runner.readout(resid, **options))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda read: replace(read, log_z=read.log_z + 0.01),
+        lambda read: replace(read, top_logprobs=read.top_logprobs - 0.01),
+        lambda read: replace(read, top_ids=(read.top_ids + 1) % CONFIG.vocab_size),
+        lambda read: replace(read, log_z=read.log_z * np.nan),
+    ],
+)
+def test_a_readout_that_is_not_the_models_own_is_caught(torch_runner, change):
+    logit_lens(Tampered(torch_runner, lambda read: read), PROMPT)
+    with pytest.raises(GPT2KitError, match=r"the lens' last row is .* from the model's logits"):
+        logit_lens(Tampered(torch_runner, change), PROMPT)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"top_k": 0}, "top_k = 0 must be from 1"),
+        ({"top_k": CONFIG.vocab_size + 1}, f"from 1 to the vocabulary's {CONFIG.vocab_size}"),
+        ({"targets": ["cat"]}, "'cat' is not one token: it is 'c' \\+ 'a' \\+ 't'"),
+        ({"targets": [""]}, "is not one token: it is nothing"),
+        ({"sites": "heads"}, "sites = 'heads' is not one of resid, mid, attn, mlp"),
+        ({"positions": [99]}, r"positions \[99\] are not among the 20"),
+        ({"positions": [-99]}, "are not among the 20"),
+        ({"positions": []}, "positions"),
+        ({"positions": [0.5]}, "positions"),
+        ({"positions": slice(5, 5)}, "select none of the 20"),
+        ({"positions": slice(None, None, 0)}, "are not among the 20"),
+        ({"prompt": ""}, "the prompt is empty"),
+        ({"prompt": []}, "the prompt has no tokens"),
+        ({"prompt": [1.5, 2.0]}, "a row of token ids, not float64"),
+        ({"prompt": [[1, 2], [3]]}, "a row of token ids, not several rows"),
+        ({"prompt": "x" * (CONFIG.n_positions + 1)}, "the context holds 40"),
+        ({"prompt": "x" * CONFIG.n_positions, "prepend_bos": True}, "do not fit the context of 40"),
+    ],
+)
+def test_bad_arguments_are_refused(torch_runner, options, message):
+    with pytest.raises(InputError, match=message):
+        logit_lens(torch_runner, **{"prompt": PROMPT} | options)
+
+
+def test_a_runner_without_a_tokenizer_or_bos_is_refused(torch_runner):
+    with pytest.raises(InputError, match=r"no tokenizer: tokenizer\.json is missing"):
+        logit_lens(TorchRunner(torch_runner.model), PROMPT)
+    nameless = Tampered(torch_runner, None)
+    nameless.config = SimpleNamespace(n_positions=40, bos_token_id=None)
+    with pytest.raises(InputError, match="no BOS token in its config"):
+        logit_lens(nameless, PROMPT, prepend_bos=True)
+
+
+# What it writes
+
+
+def test_json_holds_every_cell(torch_runner):
+    lens = logit_lens(torch_runner, PROMPT, top_k=2, targets=["a", "b"])
+    read = json.loads(lens.to_json())
+    assert read["ids"] == lens.prompt_ids.tolist()
+    assert read["tokens"] == list(lens.prompt_tokens)
+    assert (read["model"], read["dtype"], read["bos_added"]) == ("random", "float32", False)
+    cells = np.array(read["cells"]).reshape(len(lens.rows), len(lens.positions))
+    for (r, p), cell in np.ndenumerate(cells):
+        assert (cell["row"], cell["position"]) == (lens.rows[r], p)
+        assert [top["id"] for top in cell["top"]] == lens.top_ids[r, p].tolist()
+        assert [top["token"] for top in cell["top"]] == list(lens.top_tokens[r][p])
+        close([top["logit"] for top in cell["top"]], lens.top_logprobs[r, p] + lens.log_z[r, p])
+        close(cell["kl"], lens.kl[r, p])
+        assert cell["targets"][1]["rank"] == lens.target_ranks[r, p, 1]
+    assert cells[0, -1]["next_rank"] is None
+    assert cells[0, -1]["next_logprob"] is None
+
+
+def test_csv_holds_every_cell_and_odd_tokens_come_back(torch_runner, lens):
+    odd = [["a,b", 'say "x"', "\n"], [" ", "\r\n", "日"]] * len(lens.positions)
+    tokens = tuple(tuple(map(tuple, odd[: len(lens.positions)])) for _ in lens.rows)
+    lens = replace(lens, top_tokens=tokens)
+    rows = list(csv.DictReader(io.StringIO(lens.to_csv(), newline="")))
+    assert len(rows) == len(lens.rows) * len(lens.positions)
+    for row, cell in zip(rows, lens.cells(), strict=True):
+        assert None not in row
+        assert None not in row.values()
+        assert (row["row"], int(row["position"])) == (cell["row"], cell["position"])
+        assert row["token"] == cell["token"]
+        assert float(row["entropy"]) == cell["entropy"]
+        assert row["next_rank"] == ("" if cell["next_rank"] is None else str(cell["next_rank"]))
+        for n, top in enumerate(cell["top"], start=1):
+            assert row[f"top{n}_token"] == top["token"]
+            assert int(row[f"top{n}_id"]) == top["id"]
+            assert float(row[f"top{n}_logprob"]) == top["logprob"]
+
+
+def test_printing_it_gives_the_grid_and_its_repr_one_line(lens):
+    assert "logit lens  random  float32" in str(lens)
+    assert "\n" not in repr(lens)
+    assert "top 3; print it for the grid" in repr(lens)
+
+
+# How it looks
+
+STRANGE = [
+    " the",
+    "日本語の",
+    "🙂🙃",
+    "\n\n",
+    "\t",
+    "a\x1b[31mred",
+    "\x00",
+    "e\u0301",
+    "\u202e",
+    "[b]",
+    "",
+]
+
+
+@pytest.fixture(scope="module")
+def strange(torch_runner) -> LogitLens:
+    """A lens over tokens that are hard to print."""
+    lens = logit_lens(torch_runner, "x" * len(STRANGE), top_k=2, targets=["a", "b"])
+    n = len(STRANGE)
+    cells = tuple((STRANGE[p], STRANGE[(p + 1) % n]) for p in range(n))
+    return replace(lens, prompt_tokens=tuple(STRANGE), top_tokens=(cells,) * len(lens.rows))
+
+
+def untargeted(lens: LogitLens, n: int = 0) -> LogitLens:
+    """The same lens as if asked with its first n targets."""
+    return replace(
+        lens,
+        targets=lens.targets[:n],
+        target_logprobs=lens.target_logprobs[..., :n],
+        target_ranks=lens.target_ranks[..., :n],
+    )
+
+
+def drawn(lens: LogitLens, width: int, **options) -> str:
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    with console.capture() as capture:
+        show(lens, console, **options)
+    return capture.get()
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 200])
+@pytest.mark.parametrize("by", QUANTITIES)
+@pytest.mark.parametrize("targets", [0, 1, 2])
+@pytest.mark.parametrize("lines", [1, 2])
+def test_no_line_is_wider_than_the_terminal(strange, width, by, targets, lines):
+    text = drawn(untargeted(strange, targets), width, by=by, lines=lines)
+    assert all(cell_len(line) <= width for line in text.split("\n"))
+    assert "\x1b" not in text
+    assert not set(text) & set("\x00\t\r")
+    assert text.count("\n") == len(text.splitlines())  # no sign that breaks lines elsewhere
+    grid = text[text.index("\n\n") + 2 :]  # without the header
+    pages = grid.count("\npos ")
+    labels = re.findall(r"^(final|embed|[01]) ", grid, re.MULTILINE)
+    assert labels == ["final", "1", "0", "embed"] * pages
+    of_a_target = targets > 0 and by not in ("entropy", "kl")
+    more = re.findall(r"^ {6}", grid, re.MULTILINE)  # the further tokens of a row of cells
+    assert len(more) == (0 if of_a_target else 4 * pages * (lines - 1))
+    if width >= 80:
+        assert (grid.count("日本語の") <= 2) == of_a_target  # below, or in the cells as well
+
+
+def test_columns_line_up(strange):
+    lines = drawn(untargeted(strange), 200).split("\n")
+    rule = next(line for line in lines if line.startswith("─"))
+    grid = lines[lines.index(rule) - 4 : lines.index(rule) + 4]
+    assert {cell_len(line) for line in grid} == {cell_len(rule)}
+
+
+def test_the_token_that_follows_is_marked(torch_runner, lens):
+    following = np.append(lens.next_ids[:-1], 0)
+    certain = replace(lens, top_ids=np.broadcast_to(following[:, None], lens.top_ids.shape))
+    text = as_text(certain, 200)
+    assert text.count("✓") - 1 == 4 * (len(lens.positions) - 1)  # one is the legend
+    assert as_text(replace(lens, top_ids=lens.top_ids * 0 - 5), 200).count("✓") == 1
+    assert "✓" not in as_text(logit_lens(torch_runner, PROMPT, targets=["a"]), 200)
+
+
+def test_the_header_says_what_a_reader_must_know(torch_runner, lens):
+    text = as_text(lens, 400)
+    assert f"logit lens  random  float32  {len(lens.prompt_ids)} tokens, no BOS added" in text
+    assert "colour: probability" in text
+    assert all(str(i) in text.split("\nid ")[1].split("\n")[0] for i in lens.prompt_ids)
+    with_bos = logit_lens(torch_runner, PROMPT, prepend_bos=True, targets=["a", "b"])
+    assert " tokens, BOS added\n" in as_text(with_bos, 200)
+    assert "logit of 'a' minus logit of 'b'" in as_text(with_bos, 200)
+    assert "probability of 'a'" in as_text(untargeted(with_bos, 1), 200)
+    assert "nats" in drawn(lens, 200, by="entropy")
+
+
+def test_the_cells_of_a_target_hold_its_numbers(torch_runner):
+    lens = logit_lens(torch_runner, PROMPT, targets=["a"], positions=[2])
+    final = next(line for line in drawn(lens, 80, by="rank").split("\n") if "final" in line)
+    assert final.split()[1] == str(lens.target_ranks[-1, 0, 0])
+    final = next(line for line in drawn(lens, 80, by="logit").split("\n") if "final" in line)
+    assert float(final.split()[1]) == pytest.approx(lens.values("logit")[-1, 0], abs=0.006)
+
+
+def test_a_long_prompt_shows_its_end_and_says_so(torch_runner):
+    lens = logit_lens(torch_runner, "x" * CONFIG.n_positions)
+    text = as_text(lens, 30)
+    assert re.search(r"the first \d+ columns are not\s+shown; choose with --pos", text)
+    assert text.rstrip().split("\n")[-2].split()[-1] == str(CONFIG.n_positions - 1)
+    assert "not shown" not in as_text(lens, 200)
+
+
+@pytest.mark.parametrize("by", QUANTITIES)
+@pytest.mark.parametrize("targets", [0, 1, 2])
+def test_html_is_coloured_and_escaped(strange, by, targets):
+    html = as_html(untargeted(strange, targets), by=by)
+    assert html.startswith("<pre")
+    assert html.endswith("</pre>")
+    assert len(set(re.findall(r"background-color: (#\w{6})", html))) > 3
+    assert html.count("<span") == html.count("</span>")
+
+
+def test_html_shows_every_column_and_runs_nothing(torch_runner, lens):
+    html = lens._repr_html_()
+    assert "<b>" not in html
+    assert html.count("final") == 1
+    evil = tuple("<script>" for _ in lens.prompt_tokens)
+    assert "<script>" not in as_html(replace(lens, prompt_tokens=evil))
+
+
+def test_lines_and_targets_beyond_what_the_lens_has_are_refused(torch_runner, lens):
+    for lines in (0, 4):
+        with pytest.raises(InputError, match=f"{lines} tokens a cell asked for, the lens has 3"):
+            drawn(lens, 80, lines=lines)
+    with pytest.raises(InputError, match="one target and one foil, not 3"):
+        as_text(logit_lens(torch_runner, PROMPT, targets=["a", "b", "c"]))
+
+
+# What it costs
+
+MEMORY = """
+import resource, sys
+sys.path.insert(0, {tests!r})
+from tests.conftest import byte_tokenizer
+from gpt2kit import GPT2, GPT2Config, TorchRunner
+from probes import logit_lens
+config = GPT2Config()
+model = GPT2(config).eval().requires_grad_(False)
+runner = TorchRunner(model, byte_tokenizer())
+logit_lens(runner, "x" * 8)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+lens = logit_lens(runner, "x" * config.n_positions, top_k=5, targets=["a"])
+assert lens.entropy.shape == (13, 1024)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs the resource module")
+def test_1024_positions_of_gpt2_stay_within_one_and_a_half_gigabytes():
+    script = MEMORY.format(tests=str(Path(__file__).parents[3]))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    kilobytes = int(done.stdout) / (1024 if sys.platform == "darwin" else 1)
+    assert kilobytes < 1_500_000
