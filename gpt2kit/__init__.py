@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from gpt2kit.config import GPT2Config
     from gpt2kit.edits import Edit
     from gpt2kit.errors import GPT2KitError
+    from gpt2kit.generation import generate
     from gpt2kit.model import GPT2
     from gpt2kit.readout import Readout
-    from gpt2kit.runner import Run, Runner, generate
+    from gpt2kit.runner import Run, Runner
     from gpt2kit.tokenizer import Tokenizer
     from gpt2kit.torch_engine.runner import TorchRunner, load
 
@@ -42,7 +43,7 @@ _HOME = {
     "Runner": "runner",
     "Tokenizer": "tokenizer",
     "TorchRunner": "torch_engine.runner",
-    "generate": "runner",
+    "generate": "generation",
     "load": "torch_engine.runner",
 }
 

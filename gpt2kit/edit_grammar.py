@@ -19,12 +19,11 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gpt2kit.edits import Edit, Where
 from gpt2kit.errors import EditError
 
 _EDIT = re.compile(
@@ -38,10 +37,22 @@ _VALUE = re.compile(
 _PART = re.compile(r"(?P<axis>\w+)\s*=\s*(?P<where>\[[^\]]*\]|[^,\[\]]+)\s*(?:,\s*|$)")
 
 
-def parse(text: str) -> Edit:
-    """One edit as text -> Edit. Reads the .npy file that it names, if any.
+Index = int | list[int] | slice
 
-    Raises EditError, saying what is not understood and how it is written.
+
+class Parsed(NamedTuple):
+    """The parts of an edit as text: `x -> keep * x + add` at `tap`, on the part `at` selects."""
+
+    tap: str
+    keep: ArrayLike
+    add: ArrayLike
+    at: dict[str, Index]
+
+
+def parse(text: str) -> Parsed:
+    """Read one edit, and the .npy file that it names, if any.
+
+    Raises EditError, which says what is wrong and how an edit is written.
     """
     found = _EDIT.fullmatch(text.strip())
     tap = found["tap"] if found else ""
@@ -53,17 +64,17 @@ def parse(text: str) -> Edit:
     at, value = _where(text, found["at"]), _value(text, found["value"])
     match found["op"]:
         case "=":
-            return Edit(tap, 0.0, value, at)
+            return Parsed(tap, 0.0, value, at)
         case "*=":
-            return Edit(tap, value, 0.0, at)
+            return Parsed(tap, value, 0.0, at)
         case "-=":
-            return Edit(tap, 1.0, -np.asarray(value), at)
-    return Edit(tap, 1.0, value, at)
+            return Parsed(tap, 1.0, -np.asarray(value), at)
+    return Parsed(tap, 1.0, value, at)
 
 
-def _where(text: str, at: str | None) -> dict[str, Where]:
+def _where(text: str, at: str | None) -> dict[str, Index]:
     """'head=9, pos=2:5' -> {"head": 9, "pos": slice(2, 5)}."""
-    out: dict[str, Where] = {}
+    out: dict[str, Index] = {}
     rest = (at or "").strip()
     while rest:
         part = _PART.match(rest)
@@ -77,7 +88,7 @@ def _where(text: str, at: str | None) -> dict[str, Where]:
     return out
 
 
-def _index(text: str, where: str) -> Where:
+def _index(text: str, where: str) -> Index:
     try:
         if where.startswith("["):
             return [_whole(part) for part in where[1:-1].split(",")]

@@ -76,25 +76,3 @@ class Sampler:
             p = p[: int(np.searchsorted(p.cumsum(), self.top_p)) + 1]
         cumulative = p.cumsum()
         return int(ids[np.searchsorted(cumulative, stream.random() * cumulative[-1], "right")])
-
-
-def largest(logits: NDArray[np.floating], k: int) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
-    """The k largest of (…, vocab), largest first and ties by id, and their ids: both (…, k).
-
-    NaN counts as larger than any number, so that it is not overlooked.
-    """
-    if k == 0:
-        return logits[..., :0], np.zeros((*logits.shape[:-1], 0), np.int64)
-    rows = logits.reshape(-1, logits.shape[-1])
-    if k == 1:
-        ids = rows.argmax(-1)[:, None]
-    elif k < rows.shape[1]:
-        ids = np.sort(np.argpartition(rows, -k)[:, -k:])
-    else:
-        ids = np.broadcast_to(np.arange(k), rows.shape)
-    values = rows[np.arange(len(rows))[:, None], ids]
-    if k > 1:
-        order = np.argsort(-values, kind="stable")
-        values, ids = (np.take_along_axis(x, order, -1) for x in (values, ids))
-    shape = (*logits.shape[:-1], k)
-    return values.reshape(shape), ids.reshape(shape)

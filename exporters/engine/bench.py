@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from exporters.engine.runner import OnnxRunner
 from exporters.file import mapped
 from exporters.file.names import data_file
+from gpt2kit.batch import KVCache
 from gpt2kit.errors import InputError
-from gpt2kit.runner import KVCache, Runner
+from gpt2kit.runner import Runner
 
 if TYPE_CHECKING:
     from gpt2kit.torch_engine.runner import TorchRunner

@@ -14,7 +14,7 @@ from onnx import TensorProto
 
 from exporters.engine.sessions import run_options
 from exporters.file.names import LOGITS_POSITIONS
-from gpt2kit.runner import Batch, KVCache
+from gpt2kit.batch import Batch, KVCache
 from gpt2kit.taps import axes_of
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt2kit.batch import Batch
 from gpt2kit.readout import Floats
-from gpt2kit.runner import Batch
 from gpt2kit.taps import SCORES, axes_of
 
 

@@ -24,21 +24,15 @@ from exporters.engine.sessions import Opened, open_session, providers, reason, r
 from exporters.engine.topk_graph import TopK
 from exporters.file.names import LOGITS_POSITIONS, edit_names, existing, past_names, present_names
 from exporters.file.stored_weights import Weights
+from gpt2kit.batch import Batch, Ids, KVCache, cache_length, prepare
+from gpt2kit.checks import check_integer
 from gpt2kit.config import GPT2Config
-from gpt2kit.edits import Chunk, Edit, affine, listed
+from gpt2kit.edit_arrays import Chunk, affine, listed
+from gpt2kit.edits import Edit
 from gpt2kit.errors import EditError, EngineError, InputError, TapError
+from gpt2kit.logits import largest
 from gpt2kit.readout import Floats, Readout, check_width, tiled
-from gpt2kit.runner import (
-    Batch,
-    Ids,
-    KVCache,
-    Run,
-    Source,
-    at_least_one,
-    cache_length,
-    prepare,
-)
-from gpt2kit.sampling import largest
+from gpt2kit.runner import Run, Source
 from gpt2kit.taps import SCORES, TapDict, axes_of, resolve
 from gpt2kit.tokenizer import Tokenizer
 
@@ -67,7 +61,7 @@ def open_onnx(
     Raises EngineError if the file or the device cannot be used, saying what to do.
     """
     if threads is not None:
-        at_least_one("threads", threads)
+        check_integer("threads", threads)
     file = existing(path)
     chosen = choose(device)
     if chosen == "cuda":
@@ -110,6 +104,8 @@ class OnnxRunner:
             self.dtype: str = meta["gpt2kit.dtype"]
             self.profile: str = meta["gpt2kit.profile"]
             self.quantize: str | None = meta.get("gpt2kit.quantize") or None
+            self.precision: str = self.quantize or self.dtype
+            self.weights_sha256: str = meta["gpt2kit.weights_sha256"]
         except (KeyError, ValueError) as error:
             raise EngineError(
                 f"{path}: not made by gpt2kit; make it with `gpt2kit export --onnx`"

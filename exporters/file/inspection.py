@@ -15,7 +15,7 @@ import onnx_ir
 from exporters.file import mapped
 from exporters.file.names import data_file, edit_names, existing, parity_file
 from gpt2kit.config import GPT2Config
-from gpt2kit.edits import Chunk
+from gpt2kit.edit_arrays import Chunk
 from gpt2kit.errors import EngineError
 from gpt2kit.taps import axes_of
 

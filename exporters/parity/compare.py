@@ -30,12 +30,14 @@ from exporters.engine.runner import OnnxRunner, open_onnx
 from exporters.file.names import LOGITS_POSITIONS, past_names, present_names
 from exporters.parity.cost import Cost, cost
 from exporters.tracing.quantize import BITS, pack, unpack
+from gpt2kit.batch import KVCache
 from gpt2kit.config import GPT2Config
-from gpt2kit.edits import Chunk, Edit
+from gpt2kit.edit_arrays import Chunk
+from gpt2kit.edits import Edit
 from gpt2kit.errors import CheckpointError, ParityError
 from gpt2kit.model import GPT2
 from gpt2kit.readout import Floats, Ints
-from gpt2kit.runner import KVCache, Run
+from gpt2kit.runner import Run
 from gpt2kit.taps import SCALE, SCORES, axes_of, tap_axes
 from gpt2kit.torch_engine.checkpoint import weights_sha256
 from gpt2kit.torch_engine.runner import DTYPES, TorchCache, TorchRunner, load

@@ -96,7 +96,7 @@ def generate(
     = VALUE (or +=, -=, *=), a value a number, FILE.npy, or NUMBER * FILE.npy: see `gpt2kit taps`.
     """
     from gpt2kit.edits import Edit
-    from gpt2kit.runner import generate as run
+    from gpt2kit.generation import generate as run
 
     texts = [text_of(prompt) for prompt in prompts]
     edits = [Edit.parse(text) for text in edit_texts]

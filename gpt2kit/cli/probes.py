@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.progress import Progress
 
+    from gpt2kit.result import Result
     from probes.core.metrics import Metric
-    from probes.result import Result
 
 output_options = options(
     click.option("--json", "as_json", is_flag=True, help="Print JSON."),

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from gpt2kit.linear import linear
+from gpt2kit.logits import largest
 from gpt2kit.model import GPT2, at_least_float32
 from gpt2kit.readout import Floats, Ints, Sums
-from gpt2kit.sampling import largest
 
 VECTORS = 1024  # that meet the vocabulary together
 FEW = 32  # whose logits may be held whole: a lens of one position, as in generation

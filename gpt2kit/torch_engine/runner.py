@@ -5,18 +5,20 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from gpt2kit.edits import Affine, Chunk, Edit, affine, listed
+from gpt2kit.batch import Batch, Ids, KVCache, cache_length, prepare
+from gpt2kit.edit_arrays import Affine, Chunk, affine, listed
+from gpt2kit.edits import Edit
 from gpt2kit.errors import EditError, InputError
 from gpt2kit.model import GPT2, Cache, Hooks, at_least_float32
 from gpt2kit.readout import Floats, Ints, Readout, Sums, check_width, tiled
-from gpt2kit.runner import Batch, Ids, KVCache, Run, Source, cache_length, prepare
+from gpt2kit.runner import Run, Source
 from gpt2kit.taps import TapDict, resolve_one, tap_axes
 from gpt2kit.tokenizer import Tokenizer
 from gpt2kit.torch_engine import checkpoint
@@ -131,6 +133,20 @@ class TorchRunner:
     def dtype(self) -> str:
         """What the weights are: "float32", …."""
         return str(self._dtype).removeprefix("torch.")
+
+    @property
+    def precision(self) -> str:
+        """See `Runner.precision`; a torch model is never quantised, so this is `dtype`."""
+        return self.dtype
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """See `Runner.weights_sha256`. Computed once: later changes in place are not noticed.
+
+        Half-precision weights are hashed as float32 numbers, as in a file exported in that dtype.
+        """
+        half = self._dtype in (torch.float16, torch.bfloat16)
+        return checkpoint.weights_sha256(self.model, self._dtype if half else None)
 
     @property
     def _dtype(self) -> torch.dtype:

@@ -15,12 +15,12 @@ import numpy as np
 from rich.console import RenderableType
 
 from gpt2kit.errors import GPT2KitError, InputError
+from gpt2kit.prompts import Prompt, index, prompt_ids, tokenizer_of
 from gpt2kit.readout import Floats, Ints
+from gpt2kit.result import Result
 from gpt2kit.runner import Run, Runner
 from gpt2kit.tokenizer import printable
 from probes.attribution.attribution_view import parts
-from probes.prompts import Prompt, index, precision, prompt_ids, tokenizer_of
-from probes.result import Result
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -170,7 +170,7 @@ def _check_sum(runner: Runner, parts: float, logit: float, total: float, own: Fl
     Raises GPT2KitError unless all three are one number.
     """
     largest = float(np.abs(own).max())
-    kind = precision(runner)
+    kind = runner.precision
     coarse = kind not in ("float32", "float64")
     allowed = _TOLERANCE[kind] * max(1.0, largest)
     for what, apart, limit in (
@@ -231,7 +231,7 @@ def asked(
     """The fields of Asked, but for `total`."""
     return {
         "source": str(runner.source),
-        "dtype": precision(runner),
+        "dtype": runner.precision,
         "has_bos": has_bos,
         "prompt_ids": ids,
         "prompt_tokens": tuple(tokenizer_of(runner).tokens(ids.tolist())),

@@ -13,10 +13,10 @@ import numpy as np
 from rich.console import RenderableType
 
 from gpt2kit.errors import InputError
+from gpt2kit.prompts import Prompt, index, need_torch, prompt_ids
 from gpt2kit.readout import Floats
 from probes.attribution.attribution_view import tokens
 from probes.attribution.direct import Asked, asked, double, target_ids
-from probes.prompts import Prompt, index, need_torch, prompt_ids
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,25 +15,16 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from gpt2kit.errors import InputError
+from gpt2kit.progress import OnProgress, Progress
+from gpt2kit.prompts import Prompt, counted, prompt_ids
 from gpt2kit.readout import Floats, Ints
+from gpt2kit.result import Result
 from gpt2kit.runner import Runner
 from gpt2kit.taps import axes_of
 from probes.causal.patching import Places, grid_of, sizes_of
 from probes.core.metrics import AnyMetric, as_metric, log_softmax
-from probes.core.sweeps import (
-    Base,
-    Measure,
-    OnProgress,
-    Progress,
-    Saving,
-    patched,
-    swept_taps,
-    total,
-    up_to,
-)
+from probes.core.sweeps import Base, Measure, Saving, patched, swept_taps, total, up_to
 from probes.draw.view import bar, diverging, title
-from probes.prompts import Prompt, counted, precision, prompt_ids
-from probes.result import Result
 
 KINDS = ("zero", "mean", "resample")
 
@@ -139,7 +130,7 @@ def ablate(
     found, baseline = np.array(values).reshape(shape), np.array(baselines)
     effect = found.mean(0) - baseline.mean()
     return Ablation(
-        kind, put_in.words, str(runner.source), precision(runner), metric.name, over, places.axes,
+        kind, put_in.words, str(runner.source), runner.precision, metric.name, over, places.axes,
         tuple(lengths), baseline, found, effect, tuple(savings),
     )  # fmt: skip
 

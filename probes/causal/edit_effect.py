@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from gpt2kit.batch import Ids
 from gpt2kit.edits import Edit
 from gpt2kit.errors import InputError
+from gpt2kit.generation import generate
+from gpt2kit.logits import largest
+from gpt2kit.prompts import encode
 from gpt2kit.readout import Floats
-from gpt2kit.runner import Ids, Run, Runner, encode, generate
-from gpt2kit.sampling import largest
+from gpt2kit.result import Result
+from gpt2kit.runner import Run, Runner
 from probes.core.metrics import log_softmax
 from probes.draw.view import visible
-from probes.result import Result
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

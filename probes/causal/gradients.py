@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from gpt2kit.errors import InputError
+from gpt2kit.prompts import Prompt, Selection, need_torch
 from gpt2kit.readout import Floats
 from gpt2kit.taps import axes_of
 from probes.causal.patching import Patching, Places, patching
@@ -30,7 +31,6 @@ from probes.causal.paths import (
 )
 from probes.core.metrics import AnyMetric
 from probes.core.sweeps import Pair, swept_taps
-from probes.prompts import Prompt, Where, need_torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,9 +46,9 @@ def attribution_patching(
     *,
     metric: AnyMetric,
     over: str = "z",
-    heads: Where = None,
-    positions: Where = None,
-    keys: Where = None,
+    heads: Selection = None,
+    positions: Selection = None,
+    keys: Selection = None,
 ) -> Patching:
     """The first-order estimate of `activation_patching`, with its places and result.
 

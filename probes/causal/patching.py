@@ -15,23 +15,15 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from gpt2kit.errors import InputError
+from gpt2kit.progress import OnProgress, Progress
+from gpt2kit.prompts import Prompt, Selection, counted, select
 from gpt2kit.readout import Floats, Ints
+from gpt2kit.result import Result
 from gpt2kit.runner import Runner
 from gpt2kit.taps import axes_of
 from probes.core.metrics import AnyMetric
-from probes.core.sweeps import (
-    OUTSIDE,
-    Cell,
-    OnProgress,
-    Pair,
-    Progress,
-    Saving,
-    patched,
-    swept_taps,
-)
+from probes.core.sweeps import OUTSIDE, Cell, Pair, Saving, patched, swept_taps
 from probes.draw.view import Grid, bar, diverging, title
-from probes.prompts import Prompt, Where, counted, precision, select
-from probes.result import Result
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,9 +122,9 @@ class Places:
         cls,
         tap: str,
         sizes: Mapping[str, int],
-        heads: Where = None,
-        positions: Where = None,
-        keys: Where = None,
+        heads: Selection = None,
+        positions: Selection = None,
+        keys: Selection = None,
         *,
         each: bool,
     ) -> Places:
@@ -170,9 +162,9 @@ def activation_patching(
     *,
     metric: AnyMetric,
     over: str = "resid_post",
-    heads: Where = None,
-    positions: Where = None,
-    keys: Where = None,
+    heads: Selection = None,
+    positions: Selection = None,
+    keys: Selection = None,
     on_progress: OnProgress | None = None,
 ) -> Patching:
     """Run the corrupt prompt with the clean run's value at one place, for every place of a grid.
@@ -219,7 +211,7 @@ def patching(
     return Patching(
         method=method,
         source=str(runner.source),
-        dtype=precision(runner),
+        dtype=runner.precision,
         metric=pair.measure.metric.name,
         over=over,
         axes=places.axes,

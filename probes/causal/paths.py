@@ -25,14 +25,15 @@ from rich.text import Text
 
 from gpt2kit.edits import Edit
 from gpt2kit.errors import InputError
+from gpt2kit.progress import OnProgress, Progress
+from gpt2kit.prompts import Prompt, counted
 from gpt2kit.readout import Floats
+from gpt2kit.result import Result
 from gpt2kit.runner import Runner
 from gpt2kit.taps import TapDict
 from probes.core.metrics import AnyMetric
-from probes.core.sweeps import OnProgress, Pair, Progress, Saving, batches
+from probes.core.sweeps import Pair, Saving, batches
 from probes.draw.view import number, table, title
-from probes.prompts import Prompt, counted, precision
-from probes.result import Result
 
 Patterns = str | Sequence[str]
 SHOWN = 15
@@ -219,7 +220,7 @@ def paths(
 ) -> Paths:
     """The result, given its scores (senders, receivers)."""
     return Paths(
-        method, str(runner.source), precision(runner), pair.measure.metric.name,
+        method, str(runner.source), runner.precision, pair.measure.metric.name,
         tuple(s.name for s in senders), receivers, scores,
         scores / (pair.clean_value - pair.corrupt_value), pair.clean_value, pair.corrupt_value,
         pair.clean_tokens, pair.corrupt_tokens, saving,

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from gpt2kit.errors import InputError
+from gpt2kit.prompts import Token, counted, token_id
 from gpt2kit.readout import Ints
 from gpt2kit.runner import Runner
-from probes.prompts import Token, counted, token_id
 
 Tokens = Token | Sequence[Token]  # the same for every prompt, or one a prompt
 _ONE = str | int | np.integer

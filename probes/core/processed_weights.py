@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gpt2kit.errors import InputError
-from probes.prompts import need_torch
+from gpt2kit.prompts import need_torch
 
 if TYPE_CHECKING:
     from torch import Tensor

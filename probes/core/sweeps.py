@@ -6,7 +6,7 @@ are the same, and the unedited run has been there already.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TypeVar
@@ -15,16 +15,16 @@ import numpy as np
 
 from gpt2kit.edits import Edit
 from gpt2kit.errors import InputError, TapError
+from gpt2kit.progress import Progress
+from gpt2kit.prompts import Prompt, counted, index, prompt_ids, token_texts
 from gpt2kit.readout import Floats, Ints
+from gpt2kit.result import Result
 from gpt2kit.runner import Run, Runner
 from gpt2kit.taps import axes_of, resolve_one, tap_axes
 from probes.core.metrics import AnyMetric, Metric, as_metric, log_softmax
-from probes.prompts import Prompt, counted, index, prompt_ids, token_texts
-from probes.result import Result
 
 BATCH = 4096  # rows x positions run together
 Cell = Mapping[str, int]  # a place in a tap: axis -> index; all of the axes that it does not name
-OnProgress = Callable[[int, int], None]  # places that are done, places in all
 OUTSIDE = tuple(tap for tap in tap_axes(1) if not tap.startswith("blocks."))
 T = TypeVar("T")
 
@@ -68,19 +68,6 @@ def total(savings: Sequence[Saving]) -> Saving:
         sum(x.seconds for x in savings),
         sum(x.seconds_naive for x in savings),
     )
-
-
-class Progress:
-    """Counts the places of a sweep, and tells who asked."""
-
-    def __init__(self, on_progress: OnProgress | None, total: int) -> None:
-        self.on_progress, self.done, self.total = on_progress, 0, total
-
-    def add(self, places: int) -> None:
-        """So many more are done."""
-        self.done += places
-        if self.on_progress is not None:
-            self.on_progress(self.done, self.total)
 
 
 class Base:

@@ -16,15 +16,16 @@ from numpy.typing import ArrayLike
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from gpt2kit.edits import Edit, Where
+from gpt2kit.edits import AxisIndex, Edit
 from gpt2kit.errors import InputError, TapError
+from gpt2kit.generation import generate
+from gpt2kit.prompts import counted, index, prompt_ids
 from gpt2kit.readout import Floats
-from gpt2kit.runner import Runner, generate
+from gpt2kit.result import Result
+from gpt2kit.runner import Runner
 from gpt2kit.taps import axes_of, resolve, resolve_one
 from gpt2kit.tokenizer import printable
 from probes.draw.view import table, title
-from probes.prompts import counted, index, precision, prompt_ids
-from probes.result import Result
 
 T = TypeVar("T")
 Prompts = Sequence[str] | Sequence[Sequence[int]]
@@ -42,7 +43,7 @@ class Direction(Result):
     mean: Floats  # (width,) where `project` is 0
     explained: float | None = None  # principal components: share of the variance, 0 to 1
 
-    def edit(self, strength: float = 1.0, **at: Where) -> Edit:
+    def edit(self, strength: float = 1.0, **at: AxisIndex) -> Edit:
         """Steering: add `strength * vector` at the tap; `at` as in `Edit` (pos=…)."""
         return Edit.steer(self.tap, self.vector, strength, **at)
 
@@ -158,7 +159,7 @@ def steer(
         )
         for strength in own
     ]  # fmt: skip
-    return Steered(str(runner.source), precision(runner), direction.tap, prompt, own, tuple(texts))
+    return Steered(str(runner.source), runner.precision, direction.tap, prompt, own, tuple(texts))
 
 
 def collect(

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from rich.console import Group, RenderableType
 
 from gpt2kit.errors import InputError
+from gpt2kit.prompts import counted
 from gpt2kit.readout import Floats, Ints
+from gpt2kit.result import Result
 from gpt2kit.runner import Runner
 from probes.directions.directions import Prompts, collect
 from probes.draw.view import table, title
-from probes.prompts import counted, precision
-from probes.result import Result
 
 _SHUFFLES = 5  # controls are the mean of so many
 _ITERATIONS = 2000
@@ -108,7 +108,7 @@ def linear_probe(
     commonest = np.bincount(y[train]).argmax()
     return LinearProbe(
         source=str(runner.source),
-        dtype=precision(runner),
+        dtype=runner.precision,
         taps=tuple(flat),
         position=position,
         classes=tuple(classes.tolist()),

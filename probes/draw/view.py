@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from rich.cells import cell_len, set_cell_size
 from rich.color import Color
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console, ConsoleOptions
+from rich.measure import Measurement
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from gpt2kit.prompts import counted
 from gpt2kit.readout import Floats
 from gpt2kit.tokenizer import printable
-from probes.prompts import counted
 
 NARROWEST, WIDEST = 6, 12  # terminal columns of a grid's cell
 RGB = tuple[int, int, int]
@@ -104,21 +104,6 @@ def number(value: float) -> str:
     return f"{value:+.2f}" if abs(value) < 9.995 else f"{value:+.3g}"
 
 
-def html(what: RenderableType) -> str:
-    """An HTML fragment that scrolls sideways."""
-    needs = what.width if isinstance(what, Grid) else 0
-    console = Console(
-        file=io.StringIO(), record=True, width=max(120, needs),
-        color_system="truecolor", force_terminal=True, force_jupyter=False,
-    )  # fmt: skip
-    console.print(what)
-    code = console.export_html(inline_styles=True, code_format="{code}")
-    return (
-        '<pre style="overflow-x:auto;line-height:1.35;font-family:ui-monospace,monospace;'
-        f'background:#16181d;color:#d8dade;padding:0.8em">{code}</pre>'
-    )
-
-
 @dataclass(frozen=True)
 class Grid:
     """Coloured cells, in as many blocks of columns below one another as the terminal asks for.
@@ -176,6 +161,9 @@ class Grid:
         if self.words:
             return min(max(cells, labels + 1, NARROWEST) + 1, WIDEST)
         return max(cells + 1, NARROWEST, min(labels + 1, room // self._count, WIDEST))
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(self._label + NARROWEST, self.width)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         yield from self.header

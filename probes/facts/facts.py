@@ -13,8 +13,8 @@ from typing import Any
 
 from gpt2kit.config import GPT2Config
 from gpt2kit.errors import EditError, GPT2KitError, TapError
+from gpt2kit.progress import OnProgress, Progress
 from gpt2kit.runner import Runner
-from probes.core.sweeps import OnProgress, Progress
 from probes.facts.measures import (
     IOI,
     attention_ranks,
@@ -32,7 +32,6 @@ from probes.facts.measures import (
     years_patching,
 )
 from probes.facts.report import Checked, Fact, FactsReport
-from probes.prompts import precision
 
 # What an exported file must carry for every fact.
 TAPS = (
@@ -67,7 +66,7 @@ def check_facts(
     for fact in facts:
         rows.append(_check(runner, fact))
         progress.add(1)
-    return FactsReport(str(runner.source), precision(runner), tuple(rows))
+    return FactsReport(str(runner.source), runner.precision, tuple(rows))
 
 
 def require_gpt2(runner: Runner) -> None:

@@ -15,14 +15,14 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from gpt2kit.errors import InputError
+from gpt2kit.logits import largest
+from gpt2kit.progress import OnProgress, Progress
+from gpt2kit.prompts import Prompt, Selection, counted, prompt_ids, select, token_texts
 from gpt2kit.readout import Floats, Ints
+from gpt2kit.result import Result
 from gpt2kit.runner import Runner
-from gpt2kit.sampling import largest
-from probes.core.sweeps import OnProgress, Progress
 from probes.draw.view import table, title, visible
 from probes.heads.attention_view import PatternGrid, leaders, leading
-from probes.prompts import Prompt, Where, counted, precision, prompt_ids, select, token_texts
-from probes.result import Result
 from probes.tasks.datasets import repeated_tokens
 
 KINDS = ("previous_token", "duplicate_token", "induction", "first_token", "current_token")
@@ -31,7 +31,7 @@ _MOST = 1 << 26  # attention weights held at a time: 256 MB in float32
 
 @dataclass(frozen=True, eq=False)
 class HeadPattern(Result):
-    """Where one head looks: each query's row is a distribution over the keys up to it."""
+    """Selection one head looks: each query's row is a distribution over the keys up to it."""
 
     source: str
     dtype: str
@@ -53,7 +53,7 @@ class HeadPattern(Result):
 
 @dataclass(frozen=True, eq=False)
 class AttentionPatterns(Result):
-    """Where every head of some layers looks."""
+    """Selection every head of some layers looks."""
 
     source: str
     dtype: str
@@ -169,7 +169,7 @@ def attention_patterns(
     runner: Runner,
     prompt: Prompt,
     *,
-    layers: Where = None,
+    layers: Selection = None,
     prepend_bos: bool = False,
 ) -> AttentionPatterns:
     """Every head's attention from each token of a prompt to those before it.
@@ -182,7 +182,7 @@ def attention_patterns(
     ids = prompt_ids(runner, prompt, prepend_bos=prepend_bos)
     patterns = np.stack([pattern[0] for _, pattern in _each(runner, ids[None], chosen)])
     return AttentionPatterns(
-        str(runner.source), precision(runner), ids, token_texts(runner, ids), tuple(chosen),
+        str(runner.source), runner.precision, ids, token_texts(runner, ids), tuple(chosen),
         patterns,
     )  # fmt: skip
 
@@ -223,7 +223,7 @@ def head_scores(
             if count := target.any(-1).sum():
                 scores[kind][layer] = np.einsum("bhqk,bqk->h", pattern, target) / count
         progress.add(1)
-    return HeadScores(str(runner.source), precision(runner), what, **scores)
+    return HeadScores(str(runner.source), runner.precision, what, **scores)
 
 
 def attention_statistics(runner: Runner, prompt: Prompt) -> AttentionStatistics:
@@ -242,7 +242,7 @@ def attention_statistics(runner: Runner, prompt: Prompt) -> AttentionStatistics:
         distance.append((p * apart[1:]).sum(-1).mean(-1))
     return AttentionStatistics(
         str(runner.source),
-        precision(runner),
+        runner.precision,
         token_texts(runner, ids),
         np.stack(entropy),
         np.stack(distance),

@@ -10,9 +10,9 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.style import Style
 from rich.text import Text
 
+from gpt2kit.prompts import counted
 from gpt2kit.readout import Floats
 from probes.draw.view import bar, fit, on, sequential, table, title, visible
-from probes.prompts import counted
 
 if TYPE_CHECKING:
     from probes.heads.attention import HeadPattern

@@ -24,14 +24,14 @@ from rich.text import Text
 
 from gpt2kit.config import GPT2Config
 from gpt2kit.errors import InputError
+from gpt2kit.logits import largest
+from gpt2kit.prompts import Token, token_id, token_texts
 from gpt2kit.readout import Floats, Ints
+from gpt2kit.result import Result
 from gpt2kit.runner import Runner
-from gpt2kit.sampling import largest
 from gpt2kit.tokenizer import printable
 from probes.draw.view import table, title
 from probes.heads.attention_view import leaders
-from probes.prompts import Token, precision, token_id, token_texts
-from probes.result import Result
 
 _NOTHING = 1e-6  # of the size of the factors: below, a product is rounding
 
@@ -113,7 +113,7 @@ def copying_score(runner: Runner) -> CopyingScores:
             size = np.abs(eigenvalues).sum()
             if size > _NOTHING * np.prod([np.linalg.norm(x) for x in (out, through, value)]):
                 scores[layer, head] = eigenvalues.sum().real / size
-    return CopyingScores(str(runner.source), precision(runner), scores)
+    return CopyingScores(str(runner.source), runner.precision, scores)
 
 
 def ov_top_tokens(
@@ -194,5 +194,5 @@ def _top(
     best, ids = largest(values, top_k)
     token, *tokens = token_texts(runner, np.array([row, *ids]))
     return CircuitTokens(
-        str(runner.source), precision(runner), circuit, layer, head, token, ids, tuple(tokens), best
+        str(runner.source), runner.precision, circuit, layer, head, token, ids, tuple(tokens), best
     )

@@ -14,12 +14,12 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from gpt2kit.errors import InputError
+from gpt2kit.prompts import Prompt, Selection, counted, prompt_ids, select, tokenizer_of
 from gpt2kit.readout import Floats, Ints
+from gpt2kit.result import Result
 from gpt2kit.runner import Runner
 from gpt2kit.taps import resolve_one
 from probes.draw.view import table, title, visible
-from probes.prompts import Prompt, Where, counted, precision, prompt_ids, select, tokenizer_of
-from probes.result import Result
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +71,7 @@ def head_lens(
     *,
     top_k: int = 5,
     targets: str | Sequence[str] = (),
-    positions: Where = None,
+    positions: Selection = None,
 ) -> HeadLens:
     """Read what one head writes (the tap `head_out`) through ln_f and the unembedding.
 
@@ -92,7 +92,7 @@ def head_lens(
     assert read.target_ranks is not None
     return HeadLens(
         source=str(runner.source),
-        dtype=precision(runner),
+        dtype=runner.precision,
         layer=layer,
         head=head,
         prompt_tokens=tuple(tokenizer.tokens(ids.tolist())),

@@ -10,13 +10,13 @@ from rich.text import Text
 
 from gpt2kit.errors import InputError
 from gpt2kit.readout import Floats
+from gpt2kit.result import as_html as _as_html
 from gpt2kit.tokenizer import printable
 from probes.draw.view import (
     Cell,
     Grid,
     bar,
     diverging,
-    html,
     sequential,
     title,
     tokens_read,
@@ -46,7 +46,7 @@ def as_text(lens: LogitLens, width: int | None = None) -> str:
 
 def as_html(lens: LogitLens, by: str = "prob") -> str:
     """The grid as an HTML fragment that scrolls sideways."""
-    return html(grid(lens, by=by))
+    return _as_html(grid(lens, by=by))
 
 
 def grid(lens: LogitLens, *, by: str = "prob", lines: int = 1) -> Grid:

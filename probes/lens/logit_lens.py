@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from rich.console import RenderableType
 
 from gpt2kit.errors import GPT2KitError, InputError
+from gpt2kit.prompts import Prompt, Selection, prompt_ids, select, tokenizer_of
 from gpt2kit.readout import Floats, Ints, Readout
+from gpt2kit.result import Result
 from gpt2kit.runner import Runner
-from probes.prompts import Prompt, Where, precision, prompt_ids, select, tokenizer_of
-from probes.result import Result
 
 SITES = {"resid": "resid_post", "mid": "resid_mid", "attn": "attn_out", "mlp": "mlp_out"}
 QUANTITIES = ("prob", "logit", "rank", "entropy", "kl")
@@ -162,7 +162,7 @@ def logit_lens(
     top_k: int = 5,
     targets: str | Sequence[str] = (),
     sites: str = "resid",
-    positions: Where = None,
+    positions: Selection = None,
     prepend_bos: bool = False,
 ) -> LogitLens:
     """Read the residual stream (or what is added to it) through ln_f and the unembedding.
@@ -214,7 +214,7 @@ def logit_lens(
     return LogitLens(
         kind="logit lens",
         source=str(runner.source),
-        dtype=precision(runner),
+        dtype=runner.precision,
         has_bos=prepend_bos,
         prompt_ids=ids,
         prompt_tokens=tuple(tokenizer.tokens(ids.tolist())),

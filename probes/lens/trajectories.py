@@ -15,14 +15,14 @@ from numpy.typing import ArrayLike, NDArray
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from gpt2kit.prompts import Prompt, Selection, counted
 from gpt2kit.readout import Floats, Ints
+from gpt2kit.result import Result
 from gpt2kit.runner import Runner
 from probes.core.metrics import log_softmax
 from probes.draw.view import table, title
 from probes.lens.logit_lens import logit_lens
 from probes.lens.tuned_lens import TunedLens, tuned_lens
-from probes.prompts import Prompt, Where, counted
-from probes.result import Result
 
 _TILE = 1 << 22  # numbers: rows x positions x vocabulary held at a time
 
@@ -135,7 +135,7 @@ def trajectory(
     prompt: Prompt,
     *,
     lens: TunedLens | None = None,
-    positions: Where = None,
+    positions: Selection = None,
     prepend_bos: bool = False,
 ) -> Trajectory:
     """The prediction after each layer, read by the logit lens or by a tuned one.

@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from gpt2kit.errors import CheckpointError, InputError
+from gpt2kit.prompts import Prompt, Selection
 from gpt2kit.readout import Floats, Readout
+from gpt2kit.result import Result
 from gpt2kit.runner import Runner
 from probes.lens.logit_lens import LogitLens, logit_lens
-from probes.prompts import Prompt, Where
-from probes.result import Result
 
 if TYPE_CHECKING:
     from gpt2kit.model import GPT2
@@ -126,7 +126,7 @@ def tuned_lens(
     *,
     top_k: int = 5,
     targets: str | Sequence[str] = (),
-    positions: Where = None,
+    positions: Selection = None,
     prepend_bos: bool = False,
 ) -> LogitLens:
     """What `logit_lens` gives, read through the lens' translators; runs on every engine.

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpt2kit.errors import InputError
+from gpt2kit.prompts import Prompt, counted, need_torch, row_of_ids
 from gpt2kit.readout import Floats, Ints
 from probes.lens.tuned_lens import TunedLens, digests
-from probes.prompts import Prompt, counted, need_torch, row_of_ids
 
 if TYPE_CHECKING:
     from torch import Tensor

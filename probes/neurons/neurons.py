@@ -18,15 +18,15 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from gpt2kit.errors import InputError
+from gpt2kit.logits import largest
+from gpt2kit.prompts import counted, tokenizer_of
 from gpt2kit.readout import Floats, Ints
+from gpt2kit.result import Result
 from gpt2kit.runner import Runner
-from gpt2kit.sampling import largest
 from gpt2kit.tokenizer import Tokenizer, printable
 from probes.directions.directions import batches
 from probes.draw.view import table, title, visible
 from probes.lens.head_lens import check_number, tap_of
-from probes.prompts import counted, precision, tokenizer_of
-from probes.result import Result
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +71,7 @@ def neuron_lens(runner: Runner, layer: int, neuron: int, *, top_k: int = 10) -> 
     tokenizer = tokenizer_of(runner)
     return NeuronLens(
         source=str(runner.source),
-        dtype=precision(runner),
+        dtype=runner.precision,
         layer=layer,
         neuron=neuron,
         raised_ids=up,
@@ -129,7 +129,7 @@ def nearest_tokens(runner: Runner, layer: int, neuron: int, *, top_k: int = 10) 
     tokenizer = tokenizer_of(runner)
     return NearestTokens(
         source=str(runner.source),
-        dtype=precision(runner),
+        dtype=runner.precision,
         layer=layer,
         neuron=neuron,
         read_ids=read_ids,
@@ -217,7 +217,7 @@ def top_activating(
         raise InputError("the texts hold no tokens")
     return TopActivating(
         source=str(runner.source),
-        dtype=precision(runner),
+        dtype=runner.precision,
         layer=layer,
         neuron=neuron,
         activations=np.array([-place[0] for place in best]),

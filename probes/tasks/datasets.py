@@ -15,11 +15,11 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from gpt2kit.errors import InputError
+from gpt2kit.prompts import counted
 from gpt2kit.readout import Ints
+from gpt2kit.result import Result
 from gpt2kit.tokenizer import Tokenizer, printable
 from probes.draw.view import table, title, visible
-from probes.prompts import counted
-from probes.result import Result
 
 NAMES = """Mary John Alice Tom James Kate Anna Paul Sarah David Emma Peter Laura Jack Lucy Mark
     Jane Henry Rose Simon Helen Frank Susan Robert Martin Claire George Amy""".split()  # noqa: SIM905

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2kit import Edit
-from gpt2kit.edits import Chunk, affine
+from gpt2kit.edit_arrays import Chunk, affine
 from gpt2kit.errors import EditError, InputError, TapError
 from gpt2kit.taps import axes_of, tap_axes
 from tests.by_hand import forward

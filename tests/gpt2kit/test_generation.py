@@ -9,9 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2kit import Edit, TorchRunner, generate
+from gpt2kit.batch import KVCache
 from gpt2kit.errors import EditError, GPT2KitError, InputError
-from gpt2kit.runner import KVCache, Run, Source, steps
-from gpt2kit.sampling import Sampler, largest
+from gpt2kit.generation import steps
+from gpt2kit.logits import largest
+from gpt2kit.runner import Run, Source
+from gpt2kit.sampling import Sampler
 from gpt2kit.taps import TapDict
 from tests.conftest import CONFIG, byte_tokenizer, close, random_ids, random_model
 

@@ -6,7 +6,7 @@ import torch
 
 from gpt2kit import TorchRunner
 from gpt2kit.errors import InputError
-from probes.prompts import (
+from gpt2kit.prompts import (
     counted,
     index,
     prompt_ids,

@@ -10,9 +10,9 @@ from rich.cells import cell_len
 from rich.console import Console
 
 import probes
+from gpt2kit.result import Result
 from probes import Metric, TunedLens
 from probes.facts.facts import check_facts
-from probes.result import Result
 from tests.conftest import CONFIG
 
 A, B = "the [/] b", "the [b] b"
@@ -62,7 +62,7 @@ def drawn(result: Result, width: int) -> list[str]:
 class Quantised:
     """A runner that says of itself what an exported file of 8 bits says."""
 
-    quantize = "int8"
+    precision = "int8"
 
     def __init__(self, inner) -> None:
         self.inner = inner

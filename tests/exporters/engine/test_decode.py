@@ -11,8 +11,10 @@ from exporters.engine.sessions import providers
 from exporters.engine.topk_graph import TopK
 from exporters.parity.compare import compare
 from gpt2kit import TorchRunner
-from gpt2kit.runner import Source, steps
-from gpt2kit.sampling import Sampler, largest
+from gpt2kit.generation import steps
+from gpt2kit.logits import largest
+from gpt2kit.runner import Source
+from gpt2kit.sampling import Sampler
 from gpt2kit.taps import axes_of
 from tests.conftest import CONFIG, byte_tokenizer, close, random_ids, random_model
 

@@ -13,7 +13,8 @@ from exporters import export_onnx, open_onnx, verify
 from gpt2kit import GPT2, Edit, TorchRunner
 from gpt2kit.config import PRESETS
 from gpt2kit.errors import EditError, ExportError
-from gpt2kit.runner import Source, steps
+from gpt2kit.generation import steps
+from gpt2kit.runner import Source
 from gpt2kit.sampling import Sampler
 from tests.conftest import CONFIG, byte_tokenizer, carried, close, random_ids
 

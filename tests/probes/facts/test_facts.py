@@ -291,7 +291,7 @@ class Watched:
     def __init__(self, runner) -> None:
         self.config, self.tokenizer, self.source = runner.config, runner.tokenizer, runner.source
         self.dtype, self.inner, self.taps, self.edits = runner.dtype, runner, set(), set()
-        self.weight = runner.weight
+        self.weight, self.precision = runner.weight, runner.precision
 
     def run(self, ids, *, taps=(), edits=(), **options):
         self.taps |= set(resolve(taps, self.config.n_layer))

@@ -1,4 +1,4 @@
-"""What probes are given: prompts, positions and tokens, checked and turned into numbers."""
+"""Prompts, positions and tokens as users give them, checked and turned into numbers."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from gpt2kit.batch import prepare
 from gpt2kit.errors import InputError
 from gpt2kit.readout import Ints
-from gpt2kit.runner import Runner, encode, prepare
+from gpt2kit.runner import Runner
 from gpt2kit.tokenizer import Tokenizer
 
 Prompt = str | Sequence[int]
-Where = Sequence[int] | slice | None
+Selection = Sequence[int] | slice | None
 Token = str | int  # a text that is one token, its leading space included, or an id
 
 
@@ -52,12 +53,6 @@ def need_torch(runner: Any, what: str) -> None:
         raise InputError(f"{what} needs the torch engine, not {runner!r}; use gpt2kit.load")
 
 
-def precision(runner: Runner) -> str:
-    """What the weights are: "float32", …, or in a quantised file "int8", "int4", "int4-all"."""
-    quantize: str | None = getattr(runner, "quantize", None)  # only an exported file has one
-    return quantize or runner.dtype
-
-
 def tokenizer_of(runner: Runner) -> Tokenizer:
     """The runner's tokenizer. Raises InputError if it has none."""
     if runner.tokenizer is None:
@@ -94,7 +89,7 @@ def index(position: int, length: int, what: str = "position", where: str = "the 
     return position % length
 
 
-def select(where: Where, size: int, what: str) -> Ints:
+def select(where: Selection, size: int, what: str) -> Ints:
     """Indices of an axis: those given, negative ones from the end, or all."""
     every = np.arange(size)
     if where is None:
@@ -113,3 +108,22 @@ def select(where: Where, size: int, what: str) -> Ints:
 def counted(number: int, noun: str) -> str:
     """ "1 token", "2 tokens"."""
     return f"{number} {noun}" + "s" * (number != 1)
+
+
+def encode(runner: Runner, prompt: str) -> list[int]:
+    """Token ids of a prompt, checked to be non-empty and to fit the context."""
+    if not isinstance(prompt, str):
+        raise InputError(f"a prompt must be text, got {type(prompt).__name__}; one at a time")
+    if runner.tokenizer is None:
+        raise InputError(
+            f"{runner.source} has no tokenizer: tokenizer.json is missing beside the model"
+        )
+    ids = runner.tokenizer.encode(prompt)
+    if not ids:
+        raise InputError("the prompt is empty; give some text (or <|endoftext|> to start from)")
+    if len(ids) > runner.config.n_positions:
+        raise InputError(
+            f"the prompt has {len(ids)} tokens, the context holds {runner.config.n_positions}; "
+            "shorten it"
+        )
+    return ids
