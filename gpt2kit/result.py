@@ -1,8 +1,8 @@
 """The contract of every result: plain data, JSON, a table, text and HTML.
 
 A result is a frozen dataclass with `eq=False` that inherits from `Result`. Its fields are plain
-values, numpy arrays, other dataclasses, or tuples and dicts of these; saved data is read back by the
-type hints of the fields. NaN is saved as null, infinities as "inf" and "-inf": JSON has neither.
+values, numpy arrays, other dataclasses, or tuples and dicts of these; their type hints say how
+saved data is read back. NaN is saved as null, infinities as "inf" and "-inf": JSON has neither.
 """
 
 from __future__ import annotations

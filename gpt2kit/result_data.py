@@ -6,7 +6,6 @@ import dataclasses
 import types
 import typing
 from collections.abc import Mapping
-from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,7 +16,7 @@ T = TypeVar("T")
 
 
 def to_plain(value: Any) -> Any:
-    """Numbers, text, lists and dicts that JSON knows; NaN becomes None, infinities "inf", "-inf"."""
+    """Plain data that JSON knows; NaN becomes None, infinities the words "inf" and "-inf"."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         if hasattr(value, "to_dict"):
             return value.to_dict()
@@ -39,28 +38,21 @@ def from_plain(cls: type[T], data: Mapping[str, Any]) -> T:
     """An instance of a dataclass from `to_plain`'s data. Raises InputError for a missing field."""
     if not isinstance(data, Mapping):
         raise InputError(f"{cls.__name__}: an object is needed, got {type(data).__name__}")
-    hints, given = _hints(cls), {}
+    hints, given = typing.get_type_hints(cls), {}
     for field in dataclasses.fields(typing.cast("Any", cls)):
         if not field.init:
             continue
         if field.name in data:
             try:
                 given[field.name] = _value(hints[field.name], data[field.name])
+            except InputError:
+                raise
             except (TypeError, ValueError, KeyError) as error:
-                if isinstance(error, InputError):
-                    raise
-                raise InputError(
-                    f"{cls.__name__}: {field.name} cannot be read ({error})"
-                ) from error
+                what = f"{cls.__name__}: saved {field.name} cannot be read ({error})"
+                raise InputError(what) from error
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise InputError(f"{cls.__name__}: saved data has no {field.name}")
     return cls(**given)
-
-
-@cache
-def _hints(cls: type) -> dict[str, Any]:
-    """Field -> its type, names under TYPE_CHECKING included."""
-    return typing.get_type_hints(cls)
 
 
 def _value(hint: Any, data: Any) -> Any:
@@ -99,7 +91,8 @@ def _array(dtype: Any, data: Any) -> np.ndarray:
         return np.array(data, kind)
     if not _has_special(data):
         return np.array(data, np.float64)
-    return np.vectorize(_number, otypes=[np.float64])(np.array(data, object))
+    numbers: np.ndarray = np.vectorize(_number, otypes=[np.float64])(np.array(data, object))
+    return numbers
 
 
 def _has_special(data: Any) -> bool:

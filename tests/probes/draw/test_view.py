@@ -7,7 +7,8 @@ from rich.color import Color
 from rich.console import Console
 from rich.text import Text
 
-from probes.draw.view import Grid, bar, diverging, fit, html, number, on, sequential, table, visible
+from gpt2kit.result import as_html as html
+from probes.draw.view import Grid, bar, diverging, fit, number, on, sequential, table, visible
 from probes.lens.logit_lens import logit_lens
 
 
