@@ -126,7 +126,8 @@ class Result:
     def __eq__(self, other: object) -> bool:
         return same(self, other) if type(self) is type(other) else NotImplemented
 
-    __hash__ = None  # type: ignore[assignment]  # results hold arrays
+    def __hash__(self) -> int:
+        return hash((type(self), repr(self)))  # equal results have equal lines
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

@@ -135,8 +135,11 @@ def test_tables_have_no_boxes_and_print_names_as_they_are():
 
 
 def test_results_can_be_compared_and_kept_in_sets(torch_runner):
-    """Each is itself and no other; arrays have no single truth to compare by."""
+    """Equal by content, NaN included: the last token has no next one."""
     one, two = (logit_lens(torch_runner, "the ") for _ in range(2))
+    assert np.isnan(one.next_logprobs).any()
     assert one == one
-    assert one != two
-    assert len({one, two, one}) == 2
+    assert one == two
+    assert one != logit_lens(torch_runner, "the", top_k=2)
+    assert one != "the "
+    assert len({one, two, one}) == 1
