@@ -10,7 +10,10 @@ from rich.style import Style
 from rich.text import Text
 
 from gpt2kit.tokenizer import printable
-from probes.draw.view import Grid, bar, diverging, table, title, tokens_read
+from probes.draw.colours import bar, diverging
+from probes.draw.grid import Grid
+from probes.draw.tables import table
+from probes.draw.words import title, tokens_read
 
 if TYPE_CHECKING:
     from probes.attribution.direct import Asked, DirectLogitAttribution

@@ -24,7 +24,8 @@ from gpt2kit.taps import axes_of
 from probes.causal.patching import Places, grid_of, sizes_of
 from probes.core.metrics import AnyMetric, as_metric, log_softmax
 from probes.core.sweeps import Base, Measure, Saving, patched, swept_taps, total, up_to
-from probes.draw.view import bar, diverging, title
+from probes.draw.colours import bar, diverging
+from probes.draw.words import title
 
 KINDS = ("zero", "mean", "resample")
 

@@ -18,7 +18,7 @@ from gpt2kit.readout import Floats
 from gpt2kit.result import Result
 from gpt2kit.runner import Run, Runner
 from probes.core.metrics import log_softmax
-from probes.draw.view import visible
+from probes.draw.words import visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -23,7 +23,9 @@ from gpt2kit.runner import Runner
 from gpt2kit.taps import axes_of
 from probes.core.metrics import AnyMetric
 from probes.core.sweeps import OUTSIDE, Cell, Pair, Saving, patched, swept_taps
-from probes.draw.view import Grid, bar, diverging, title
+from probes.draw.colours import bar, diverging
+from probes.draw.grid import Grid
+from probes.draw.words import title
 
 
 @dataclass(frozen=True, eq=False)

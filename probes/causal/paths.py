@@ -32,8 +32,9 @@ from gpt2kit.result import Result
 from gpt2kit.runner import Runner
 from gpt2kit.taps import TapDict
 from probes.core.metrics import AnyMetric
-from probes.core.sweeps import Pair, Saving, batches
-from probes.draw.view import number, table, title
+from probes.core.sweeps import Pair, Saving, row_batches
+from probes.draw.tables import table
+from probes.draw.words import format_number, title
 
 Patterns = str | Sequence[str]
 SHOWN = 15
@@ -113,7 +114,7 @@ class Paths(Result):
         rows = table("sender", "receiver", *numbers, numbers=numbers)
         whole = self.clean - self.corrupt
         for sender, receiver, score in self.top(SHOWN):
-            rows.add_row(sender, receiver, f"{score:+.4g}", number(score / whole))
+            rows.add_row(sender, receiver, f"{score:+.4g}", format_number(score / whole))
         read = counted(len(self.clean_tokens), "token")
         paths = counted(int(np.isfinite(self.scores).sum()), "path")
         lines = [
@@ -200,7 +201,7 @@ def path_patching(
     scores = np.full((len(sending), len(groups)), np.nan)
     for column, group in enumerate(groups):
         rows = [row for row, sender in enumerate(sending) if _reaches(sender, group)]
-        for part in batches(rows, len(pair.corrupt.ids)):
+        for part in row_batches(rows, len(pair.corrupt.ids)):
             found = run.through(tuple(sending[row] for row in part), group)
             scores[part, column] = found - pair.corrupt_value
             progress.add(len(part))

@@ -189,7 +189,7 @@ def patched(
 ) -> Floats:
     """(cells,) the metric with `value`, the tap's without its batch axis, put in at each cell."""
     layer, found = layer_of(tap, base.n_layer), []
-    for part in batches(cells, len(base.ids)):
+    for part in row_batches(cells, len(base.ids)):
         found.append(measure(base.copies(layer, len(part), [replacing(tap, value, part)])))
         progress.add(len(part))
     return np.concatenate(found)
@@ -205,7 +205,7 @@ def replacing(tap: str, value: Floats, cells: Sequence[Cell]) -> Edit:
     return Edit(tap, ~hit, np.where(hit, value, 0))
 
 
-def batches(items: Sequence[T], pos: int) -> Iterator[Sequence[T]]:
+def row_batches(items: Sequence[T], pos: int) -> Iterator[Sequence[T]]:
     """As many rows of `pos` tokens as one batch may hold."""
     size = max(1, BATCH // pos)
     for start in range(0, len(items), size):

@@ -25,7 +25,8 @@ from gpt2kit.result import Result
 from gpt2kit.runner import Runner
 from gpt2kit.taps import axes_of, resolve, resolve_one
 from gpt2kit.tokenizer import printable
-from probes.draw.view import table, title
+from probes.draw.tables import table
+from probes.draw.words import title
 
 T = TypeVar("T")
 Prompts = Sequence[str] | Sequence[Sequence[int]]
@@ -179,7 +180,7 @@ def collect(
     short = min(range(len(rows)), key=lambda i: len(rows[i]))
     index(position, len(rows[short]), where=f"prompt {short}")
     found: dict[str, list[Floats]] = {name: [] for name in names}
-    for batch in batches(rows):
+    for batch in batches_by_tokens(rows):
         run = runner.run(batch, taps=names, last_only=True, top_k=1)
         columns = [position % len(row) for row in batch]
         for name in names:
@@ -187,7 +188,7 @@ def collect(
     return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
-def batches(rows: Iterable[T], size: Callable[[Any], int] = len) -> Iterator[list[T]]:
+def batches_by_tokens(rows: Iterable[T], size: Callable[[Any], int] = len) -> Iterator[list[T]]:
     """Successive rows together, as long as they are not too many tokens for one run."""
     batch: list[T] = []
     widest = 0

@@ -21,7 +21,8 @@ from gpt2kit.readout import Floats, Ints
 from gpt2kit.result import Result
 from gpt2kit.runner import Runner
 from probes.directions.directions import Prompts, collect
-from probes.draw.view import table, title
+from probes.draw.tables import table
+from probes.draw.words import title
 
 _SHUFFLES = 5  # controls are the mean of so many
 _ITERATIONS = 2000

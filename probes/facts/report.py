@@ -13,7 +13,8 @@ from rich.text import Text
 from gpt2kit.result import Result
 from gpt2kit.result_data import to_plain as plain
 from gpt2kit.runner import Runner
-from probes.draw.view import table, title
+from probes.draw.tables import table
+from probes.draw.words import title
 
 WIDEST = 66  # columns of a fact and its source
 _COLOURS = {"holds": "green", "differs": "bold red", "skipped": "yellow"}

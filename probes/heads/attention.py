@@ -21,7 +21,8 @@ from gpt2kit.prompts import Prompt, Selection, counted, prompt_ids, select, toke
 from gpt2kit.readout import Floats, Ints
 from gpt2kit.result import Result
 from gpt2kit.runner import Runner
-from probes.draw.view import table, title, visible
+from probes.draw.tables import table
+from probes.draw.words import title, visible
 from probes.heads.attention_view import PatternGrid, leaders, leading
 from probes.tasks.datasets import repeated_tokens
 

@@ -12,7 +12,9 @@ from rich.text import Text
 
 from gpt2kit.prompts import counted
 from gpt2kit.readout import Floats
-from probes.draw.view import bar, fit, on, sequential, table, title, visible
+from probes.draw.colours import bar, sequential, style_on
+from probes.draw.tables import table
+from probes.draw.words import fit_width, title, visible
 
 if TYPE_CHECKING:
     from probes.heads.attention import HeadPattern
@@ -72,7 +74,7 @@ class PatternGrid:
             yield bar(sequential, "0", "100", "percent of the row's attention")
         yield Text("")
         for row, start in enumerate(starts):
-            label = fit(f"{start:>4} {visible(self.of.tokens[start])}", LABEL - 1)
+            label = fit_width(f"{start:>4} {visible(self.of.tokens[start])}", LABEL - 1)
             line = Text(f"{label} ", "dim", no_wrap=True)
             for value in values[row, : row + 1]:
                 line.append(_cell(float(value), cell), _style(float(value), cell))
@@ -93,4 +95,4 @@ def _cell(value: float, width: int) -> str:
 def _style(value: float, width: int) -> Style:
     """A number stands on its colour; a shade is drawn in it."""
     colour = sequential(value)
-    return on(colour) if width == 3 else Style(color=colour)
+    return style_on(colour) if width == 3 else Style(color=colour)

@@ -30,7 +30,8 @@ from gpt2kit.readout import Floats, Ints
 from gpt2kit.result import Result
 from gpt2kit.runner import Runner
 from gpt2kit.tokenizer import printable
-from probes.draw.view import table, title
+from probes.draw.tables import table
+from probes.draw.words import title
 from probes.heads.attention_view import leaders
 
 _NOTHING = 1e-6  # of the size of the factors: below, a product is rounding

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gpt2kit.readout import Floats
-from probes.draw.view import fit, visible
+from probes.draw.words import fit_width, visible
 from probes.lens.generation_lens import GenerationLens, Step
 
 BARS = " ▁▂▃▄▅▆▇█"
@@ -40,7 +40,7 @@ def _ends(rows: int) -> str:
 
 def line(step: Step) -> Text:
     """Token, the layers after which it leads, its probability layer by layer, and in the end."""
-    out = Text(fit(visible(step.token), TOKEN - 1) + " ")
+    out = Text(fit_width(visible(step.token), TOKEN - 1) + " ")
     leads = {-1: "drawn", 0: "embed"}.get(step.leads_from, f"layer {step.leads_from - 1}")
     out.append(f"{leads:<{LEADS}}", "dim" if step.leads_from < 0 else "")
     out.append(_bars(step.logprobs).ljust(3), "green")

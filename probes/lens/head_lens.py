@@ -19,7 +19,8 @@ from gpt2kit.readout import Floats, Ints
 from gpt2kit.result import Result
 from gpt2kit.runner import Runner
 from gpt2kit.taps import resolve_one
-from probes.draw.view import table, title, visible
+from probes.draw.tables import table
+from probes.draw.words import title, visible
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,16 +12,9 @@ from gpt2kit.errors import InputError
 from gpt2kit.readout import Floats
 from gpt2kit.result import as_html as _as_html
 from gpt2kit.tokenizer import printable
-from probes.draw.view import (
-    Cell,
-    Grid,
-    bar,
-    diverging,
-    sequential,
-    title,
-    tokens_read,
-    visible,
-)
+from probes.draw.colours import bar, diverging, sequential
+from probes.draw.grid import Cell, Grid
+from probes.draw.words import title, tokens_read, visible
 from probes.lens.logit_lens import LogitLens
 
 MOST_BLOCKS = 4  # of positions, below one another

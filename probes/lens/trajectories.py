@@ -20,7 +20,8 @@ from gpt2kit.readout import Floats, Ints
 from gpt2kit.result import Result
 from gpt2kit.runner import Runner
 from probes.core.metrics import log_softmax
-from probes.draw.view import table, title
+from probes.draw.tables import table
+from probes.draw.words import title
 from probes.lens.logit_lens import logit_lens
 from probes.lens.tuned_lens import TunedLens, tuned_lens
 

@@ -24,8 +24,9 @@ from gpt2kit.readout import Floats, Ints
 from gpt2kit.result import Result
 from gpt2kit.runner import Runner
 from gpt2kit.tokenizer import Tokenizer, printable
-from probes.directions.directions import batches
-from probes.draw.view import table, title, visible
+from probes.directions.directions import batches_by_tokens
+from probes.draw.tables import table
+from probes.draw.words import title, visible
 from probes.lens.head_lens import check_number, tap_of
 
 
@@ -205,7 +206,7 @@ def top_activating(
     best: list[tuple[float, int, int, list[int], int]] = []  # (-activation, text, pos, ids, at)
     count, total, active = 0, 0.0, 0
     pieces = _pieces(tokenizer, texts, runner.config.n_positions)
-    for batch in batches(pieces, lambda piece: len(piece.ids)):
+    for batch in batches_by_tokens(pieces, lambda piece: len(piece.ids)):
         run = runner.run([piece.ids for piece in batch], taps=[tap], last_only=True, top_k=1)
         for (text, start, ids), row in zip(batch, run.taps[tap][:, :, neuron], strict=True):
             own = row[: len(ids)].astype(np.float64)

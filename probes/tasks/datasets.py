@@ -19,7 +19,8 @@ from gpt2kit.prompts import counted
 from gpt2kit.readout import Ints
 from gpt2kit.result import Result
 from gpt2kit.tokenizer import Tokenizer, printable
-from probes.draw.view import table, title, visible
+from probes.draw.tables import table
+from probes.draw.words import title, visible
 
 NAMES = """Mary John Alice Tom James Kate Anna Paul Sarah David Emma Peter Laura Jack Lucy Mark
     Jane Henry Rose Simon Helen Frank Susan Robert Martin Claire George Amy""".split()  # noqa: SIM905

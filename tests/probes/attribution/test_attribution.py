@@ -22,7 +22,7 @@ from probes.attribution.inputs import METHODS, input_attribution
 from probes.causal.gradients import attribution_patching, edge_attribution_patching
 from probes.core.metrics import Metric
 from probes.core.processed_weights import processed
-from probes.draw import view
+from probes.draw.words import format_number
 from probes.lens.tuned_training import train_tuned_lens
 from tests.by_hand import forward
 from tests.conftest import CONFIG, QUANTISED_TAPS, byte_tokenizer, close, random_model
@@ -446,7 +446,7 @@ def test_parts_fit_the_terminal_and_all_heads_are_there(torch_runner, width, by)
     assert all(cell_len(line) <= width for line in text.split("\n"))
     grid = text[text.index("\nlayer") :]
     for kind in ("head", "mlp") if by == "head" else ():
-        assert all(view.number(value) in grid for value in found.values[kind].ravel())
+        assert all(format_number(value) in grid for value in found.values[kind].ravel())
     assert grid.count("mlp") == 1
 
 

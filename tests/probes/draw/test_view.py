@@ -8,7 +8,10 @@ from rich.console import Console
 from rich.text import Text
 
 from gpt2kit.result import as_html as html
-from probes.draw.view import Grid, bar, diverging, fit, number, on, sequential, table, visible
+from probes.draw.colours import bar, diverging, sequential, style_on
+from probes.draw.grid import Grid
+from probes.draw.tables import table
+from probes.draw.words import fit_width, format_number, visible
 from probes.lens.logit_lens import logit_lens
 
 
@@ -85,8 +88,8 @@ def test_html_has_room_for_all_columns():
     ],
 )
 def test_a_text_takes_exactly_its_width(text, width, right, want):
-    assert fit(text, width, right=right) == want
-    assert cell_len(fit(text, width, right=right)) == width
+    assert fit_width(text, width, right=right) == want
+    assert cell_len(fit_width(text, width, right=right)) == width
 
 
 def test_what_cannot_be_seen_gets_a_sign():
@@ -99,7 +102,7 @@ def test_what_cannot_be_seen_gets_a_sign():
      (float("nan"), "·")],
 )  # fmt: skip
 def test_numbers_say_their_sign(value, text):
-    assert number(value) == text
+    assert format_number(value) == text
 
 
 def test_colours_go_from_end_to_end_and_ink_can_be_read_on_them():
@@ -110,10 +113,10 @@ def test_colours_go_from_end_to_end_and_ink_can_be_read_on_them():
     assert shades == sorted(shades)
     for ramp in (sequential, diverging):
         for x in np.linspace(-1, 1, 21):
-            style = on(ramp(float(x)))
+            style = style_on(ramp(float(x)))
             apart = np.subtract(style.color.triplet, style.bgcolor.triplet)
             assert abs(apart @ [0.30, 0.59, 0.11]) > 60
-    assert on(Color.from_rgb(255, 255, 255)).color == on(sequential(1.0)).color
+    assert style_on(Color.from_rgb(255, 255, 255)).color == style_on(sequential(1.0)).color
 
 
 def test_a_bar_says_what_it_measures_and_spans_its_ramp():

@@ -1,0 +1,18 @@
+"""Tables without lines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from gpt2kit.tokenizer import printable
+
+
+def table(*columns: str, numbers: Sequence[str] = ()) -> Table:
+    """An empty table without lines; the columns named in `numbers` are set to the right."""
+    out = Table(box=None, pad_edge=False, header_style="dim")
+    for name in columns:
+        out.add_column(Text(printable(name)), justify="right" if name in numbers else "left")
+    return out
