@@ -22,7 +22,7 @@ from gpt2kit.errors import CheckpointError
 from gpt2kit.model import GPT2
 from gpt2kit.runner import Source
 
-BUNDLED = Path(__file__).parent / "bundled"
+BUNDLED = Path(__file__).parents[1] / "bundled"
 _SMALL_FILES = [
     "config.json",
     "generation_config.json",
