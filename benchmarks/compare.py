@@ -32,7 +32,7 @@ from exporters import export_onnx
 from exporters.engine.bench import read_bandwidth
 from exporters.parity.cost import log_softmax
 from gpt2kit.linear import linear
-from gpt2kit.torch_engine.runner import load
+from gpt2kit.torch_engine.load import load
 
 HERE = Path(__file__).resolve().parent
 WORKER = HERE / "worker.py"

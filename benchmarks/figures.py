@@ -28,7 +28,7 @@ def peak():
 """
 _LOAD = """
 import json, time, torch
-from gpt2kit.torch_engine.runner import load
+from gpt2kit.torch_engine.load import load
 before = peak()
 start = time.perf_counter()
 load(FOLDER)

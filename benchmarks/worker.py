@@ -122,13 +122,11 @@ class Ours(Engine):
 class OursOnTorch(Ours):
     """gpt2kit on torch."""
 
-    modules = ("gpt2kit.torch_engine.runner",)
+    modules = ("gpt2kit.torch_engine.load",)
 
     def __init__(self, path: str, threads: int) -> None:
         importlib.import_module("torch").set_num_threads(threads)
-        self.runner = importlib.import_module("gpt2kit.torch_engine.runner").load(
-            path, device="cpu"
-        )
+        self.runner = importlib.import_module("gpt2kit.torch_engine.load").load(path, device="cpu")
 
     def sweep(self, ids: Array, batched: bool) -> float:
         """Milliseconds to patch every head's z from the first prompt into the second: in one sweep,

@@ -19,7 +19,7 @@ import torch
 
 from exporters.engine.devices import cuda_problems
 from exporters.file.names import data_file, parity_file
-from exporters.parity.compare import Report, check, on_cpu, rounded
+from exporters.parity.compare import Report, check
 from exporters.sidecars.hugging_face import new_sidecars
 from exporters.tracing.quantize import BITS, pack
 from exporters.tracing.trace import (
@@ -33,7 +33,8 @@ from exporters.tracing.trace import (
 )
 from gpt2kit.errors import ExportError
 from gpt2kit.taps import resolve
-from gpt2kit.torch_engine.runner import DTYPES, TorchRunner
+from gpt2kit.torch_engine.dtypes import DTYPES, on_cpu, rounded
+from gpt2kit.torch_engine.runner import TorchRunner
 
 EXTERNAL_DATA_ABOVE = 2_000_000_000  # a protobuf file holds at most 2 GiB
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from gpt2kit.readout import Readout
     from gpt2kit.runner import Run, Runner
     from gpt2kit.tokenizer import Tokenizer
-    from gpt2kit.torch_engine.runner import TorchRunner, load
+    from gpt2kit.torch_engine.load import load
+    from gpt2kit.torch_engine.runner import TorchRunner
 
 __version__ = "0.1.0"
 __all__ = [
@@ -44,7 +45,7 @@ _HOME = {
     "Tokenizer": "tokenizer",
     "TorchRunner": "torch_engine.runner",
     "generate": "generation",
-    "load": "torch_engine.runner",
+    "load": "torch_engine.load",
 }
 
 

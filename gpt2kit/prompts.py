@@ -46,13 +46,6 @@ def row_of_ids(ids: Any) -> Ints:
     return row.astype(np.int64)
 
 
-def need_torch(runner: Any, what: str) -> None:
-    """Raise InputError for an engine without a module, which has no gradients to take and nothing
-    to rewrite. what: that cannot be done with it."""
-    if not hasattr(runner, "model"):
-        raise InputError(f"{what} needs the torch engine, not {runner!r}; use gpt2kit.load")
-
-
 def tokenizer_of(runner: Runner) -> Tokenizer:
     """The runner's tokenizer. Raises InputError if it has none."""
     if runner.tokenizer is None:

@@ -76,12 +76,12 @@ def _models() -> Iterator[Finding]:
     try:
         from huggingface_hub import try_to_load_from_cache
 
-        from gpt2kit.torch_engine import checkpoint
+        from gpt2kit.torch_engine import find, read
     except (ImportError, OSError):  # told above, by name
         return
     try:
-        checkpoint.read_config(checkpoint.BUNDLED)
-        yield Finding("ok", f"bundled model at {checkpoint.BUNDLED}")
+        read.read_config(find.BUNDLED)
+        yield Finding("ok", f"bundled model at {find.BUNDLED}")
     except GPT2KitError as error:
         yield Finding("bad", f"the bundled model is missing ({error}); reinstall gpt2kit")
     cached = isinstance(try_to_load_from_cache("gpt2", "model.safetensors"), str)

@@ -35,12 +35,14 @@ from gpt2kit.config import GPT2Config
 from gpt2kit.edit_arrays import Chunk
 from gpt2kit.edits import Edit
 from gpt2kit.errors import CheckpointError, ParityError
-from gpt2kit.model import GPT2
 from gpt2kit.readout import Floats, Ints
 from gpt2kit.runner import Run
 from gpt2kit.taps import SCALE, SCORES, axes_of, tap_axes
-from gpt2kit.torch_engine.checkpoint import weights_sha256
-from gpt2kit.torch_engine.runner import DTYPES, TorchCache, TorchRunner, load
+from gpt2kit.torch_engine.cache import TorchCache
+from gpt2kit.torch_engine.digest import weights_sha256
+from gpt2kit.torch_engine.dtypes import DTYPES, on_cpu, rounded
+from gpt2kit.torch_engine.load import load
+from gpt2kit.torch_engine.runner import TorchRunner
 
 # Of the error defined above; bfloat16 has 8 bits where float16 has 11. Quantised files are compared
 # with their own weights in float32, but onnxruntime also rounds their activations to 8 bits, which
@@ -188,21 +190,6 @@ def compare(runner: TorchRunner, onnx: OnnxRunner) -> Report:
     cases = tuple(dict.fromkeys(tally.cases))
     counts = tally.top1, tally.positions, None if onnx.quantize else tally.missed
     return Report(precision, tally.tolerance, cases, worst, *counts, cost=loss)
-
-
-def rounded(runner: TorchRunner, dtype: torch.dtype) -> TorchRunner:
-    """The model in float32 on the CPU, its weights rounded to the file's dtype."""
-    model = on_cpu(on_cpu(runner.model, dtype), torch.float32)
-    return TorchRunner(model, runner.tokenizer, runner.source)
-
-
-def on_cpu(model: GPT2, dtype: torch.dtype) -> GPT2:
-    """The model on the CPU in this dtype; the same tensors where nothing changes."""
-    with torch.device("meta"):
-        out = GPT2(model.config)
-    weights = {name: x.to("cpu", dtype) for name, x in model.state_dict().items()}
-    out.load_state_dict(weights, assign=True)
-    return out.eval().requires_grad_(False)
 
 
 def _forward_order(onnx: OnnxRunner) -> dict[str, int]:

@@ -24,8 +24,9 @@ from gpt2kit.config import GPT2Config
 from gpt2kit.errors import ExportError
 from gpt2kit.model import GPT2
 from gpt2kit.taps import axes_of
-from gpt2kit.torch_engine.checkpoint import weights_sha256
-from gpt2kit.torch_engine.runner import DTYPES, TorchRunner
+from gpt2kit.torch_engine.digest import weights_sha256
+from gpt2kit.torch_engine.dtypes import DTYPES
+from gpt2kit.torch_engine.runner import TorchRunner
 
 OPSETS = range(18, 25)
 DEFAULT_OPSET = 23  # the first with Attention as one operator (benchmarks/figures.py compares)

@@ -48,7 +48,7 @@ def export(
 
     from exporters.export import check_target, export_onnx
     from exporters.parity.report_view import show
-    from gpt2kit.torch_engine.runner import load
+    from gpt2kit.torch_engine.load import load
 
     check_target(Path(path))  # before the model is loaded
     console = Console(highlight=False)

@@ -69,7 +69,7 @@ def open_runner(
 ) -> Runner:
     """The engine that `runner_options` name."""
     if onnx_file is None:
-        from gpt2kit.torch_engine.runner import load
+        from gpt2kit.torch_engine.load import load
 
         if threads is not None:
             import torch

@@ -13,8 +13,9 @@ import numpy as np
 from rich.console import RenderableType
 
 from gpt2kit.errors import InputError
-from gpt2kit.prompts import Prompt, index, need_torch, prompt_ids
+from gpt2kit.prompts import Prompt, index, prompt_ids
 from gpt2kit.readout import Floats
+from gpt2kit.torch_engine.require import require_torch
 from probes.attribution.attribution_view import tokens
 from probes.attribution.direct import Asked, asked, double, target_ids
 
@@ -70,7 +71,7 @@ def input_attribution(
     """
     import torch
 
-    need_torch(runner, "input attribution")
+    require_torch(runner, "input attribution")
     if method not in METHODS:
         raise InputError(f"method = {method!r} is not one of {', '.join(METHODS)}")
     if steps < 1:

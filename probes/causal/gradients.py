@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from gpt2kit.errors import InputError
-from gpt2kit.prompts import Prompt, Selection, need_torch
+from gpt2kit.prompts import Prompt, Selection
 from gpt2kit.readout import Floats
 from gpt2kit.taps import axes_of
+from gpt2kit.torch_engine.require import require_torch
 from probes.causal.patching import Patching, Places, patching
 from probes.causal.paths import (
     Paths,
@@ -56,7 +57,7 @@ def attribution_patching(
     A function as metric is called with torch tensors. Raises InputError as there, and for a metric
     without a gradient.
     """
-    need_torch(runner, "attribution patching")
+    require_torch(runner, "attribution patching")
     taps = swept_taps(over, runner.config.n_layer)
     pair = Pair.of(runner, (clean, corrupt), metric, taps, corrupt_taps=taps)
     sizes = {"head": runner.config.n_head, "position": len(pair.clean.ids)}
@@ -88,7 +89,7 @@ def edge_attribution_patching(
     receiver alone reads, layer norm included. Names are those of `probes.causal.paths`; NaN where
     a sender does not come before a receiver. Raises InputError as `path_patching` does.
     """
-    need_torch(runner, "edge attribution patching")
+    require_torch(runner, "edge attribution patching")
     n_layer, n_head = runner.config.n_layer, runner.config.n_head
     known = {s.name: s for s in all_senders(n_layer, n_head)}
     reading = {r.name: r for r in all_receivers(n_layer, n_head)}

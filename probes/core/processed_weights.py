@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gpt2kit.errors import InputError
-from gpt2kit.prompts import need_torch
+from gpt2kit.torch_engine.require import require_torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,7 +46,7 @@ def processed(
     from gpt2kit.model import GPT2
     from gpt2kit.torch_engine.runner import TorchRunner
 
-    need_torch(runner, "rewriting weights")
+    require_torch(runner, "rewriting weights")
     steps = {
         "folded": fold_ln,
         "writing centred": centre_writing,

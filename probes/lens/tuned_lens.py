@@ -171,7 +171,7 @@ def weights_digest(runner: Runner) -> str:
         return metadata["gpt2kit.weights_sha256"]
     import torch
 
-    from gpt2kit.torch_engine.checkpoint import weights_sha256
+    from gpt2kit.torch_engine.digest import weights_sha256
 
     model: GPT2 = runner.model  # type: ignore[attr-defined]
     if model not in _DIGESTS:
@@ -187,7 +187,7 @@ def digests(runner: Runner) -> tuple[str, ...]:
         return (own,)
     import torch
 
-    from gpt2kit.torch_engine.checkpoint import weights_sha256
+    from gpt2kit.torch_engine.digest import weights_sha256
 
     return own, *(weights_sha256(runner.model, getattr(torch, dtype)) for dtype in _HALF)
 

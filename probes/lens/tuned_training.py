@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpt2kit.errors import InputError
-from gpt2kit.prompts import Prompt, counted, need_torch, row_of_ids
+from gpt2kit.prompts import Prompt, counted, row_of_ids
 from gpt2kit.readout import Floats, Ints
+from gpt2kit.torch_engine.require import require_torch
 from probes.lens.tuned_lens import TunedLens, digests
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def train_tuned_lens(
     import torch
     from torch import nn
 
-    need_torch(runner, "training a tuned lens")
+    require_torch(runner, "training a tuned lens")
     ids = _pieces(runner, text_or_ids, steps=steps, batch=batch, length=length, lr=lr)
     model, config = runner.model, runner.config
     width, layers = config.n_embd, range(config.n_layer)

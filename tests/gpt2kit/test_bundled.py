@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from gpt2kit.torch_engine.checkpoint import BUNDLED
+from gpt2kit.torch_engine.find import BUNDLED
 
 
 def test_the_folder_is_small():

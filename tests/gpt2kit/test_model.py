@@ -11,7 +11,7 @@ import gpt2kit
 from gpt2kit import GPT2, TorchRunner
 from gpt2kit.config import ACTIVATIONS
 from gpt2kit.taps import tap_axes
-from gpt2kit.torch_engine import checkpoint
+from gpt2kit.torch_engine.read import read_safetensors
 from tests.by_hand import forward
 from tests.conftest import CONFIG, close, random_ids, random_model
 
@@ -99,7 +99,7 @@ def test_reads_every_layout_of_a_checkpoint(tmp_path, way):
     model = reference()
     if way == "no prefix":
         model.transformer.save_pretrained(tmp_path)
-        names = checkpoint._read_safetensors(tmp_path / "model.safetensors")
+        names = read_safetensors(tmp_path / "model.safetensors")
         assert not any(name.startswith("transformer.") for name in names)
     elif way == "sharded":
         model.save_pretrained(tmp_path, max_shard_size="30KB")

@@ -20,7 +20,7 @@ from gpt2kit import TorchRunner
 from gpt2kit.errors import CheckpointError, EngineError, ParityError
 from gpt2kit.runner import Source
 from gpt2kit.taps import tap_axes
-from gpt2kit.torch_engine import checkpoint
+from gpt2kit.torch_engine import find
 from tests.conftest import CONFIG, random_model, write_checkpoint
 
 CASES = ("prefill", "chunked prefill", "decode", "right padding", "left padding", "full context")
@@ -178,7 +178,7 @@ def test_the_source_in_the_metadata_is_enough(onnx_runner, source, tmp_path, mon
         if entry.key == "gpt2kit.model":
             entry.value = "bundled"
     (tmp_path / "copy.onnx").write_bytes(model.SerializeToString())
-    monkeypatch.setattr(checkpoint, "BUNDLED", source)
+    monkeypatch.setattr(find, "BUNDLED", source)
     assert verify(tmp_path / "copy.onnx", device="cpu").passed
 
 
@@ -186,7 +186,7 @@ def test_a_source_that_is_not_at_hand_asks_for_its_folder(onnx_runner, monkeypat
     def not_there(*_):
         raise CheckpointError("random: the hub cannot be reached")
 
-    monkeypatch.setattr(checkpoint, "_from_hub", not_there)
+    monkeypatch.setattr(find, "from_hub", not_there)
     monkeypatch.setattr(onnx_runner, "source", Source("you/random", "0123"))
     monkeypatch.setattr(parity, "open_onnx", lambda path, device: onnx_runner)
     with pytest.raises(CheckpointError, match=r"made from you/random@0123, .* name its folder"):

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 import gpt2kit
 from gpt2kit import TorchRunner
 from gpt2kit.errors import CheckpointError, ConfigError, GPT2KitError, InputError
-from gpt2kit.torch_engine import checkpoint
+from gpt2kit.torch_engine import find
 from tests.conftest import CONFIG, close, random_ids, random_model, write_checkpoint
 
 IDS = random_ids(1, 6)
@@ -160,7 +160,7 @@ def test_auto_is_gpt2_where_it_is_cached(hub_cache, capsys):
 
 
 def test_auto_falls_back_to_the_bundled_model_and_says_so(hub_cache, folder, monkeypatch, capsys):
-    monkeypatch.setattr(checkpoint, "BUNDLED", folder)
+    monkeypatch.setattr(find, "BUNDLED", folder)
     assert str(load("auto").source) == "bundled"
     out, err = capsys.readouterr()
     assert out == ""
@@ -420,7 +420,7 @@ def test_a_hub_repository_without_weights_is_told(hub_cache, monkeypatch, tmp_pa
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"dtype": "int8"}, "dtype 'int8' is not one of float32"),
+        ({"dtype": "int8"}, "dtype = 'int8' is not one of float32"),
         ({"device": "abacus"}, "device 'abacus' is not one that torch knows"),
     ],
 )
