@@ -60,22 +60,32 @@ def token_texts(runner: Runner, ids: Ints) -> tuple[str, ...]:
     return tuple(runner.tokenizer.tokens(ids.tolist()))
 
 
-def token_id(runner: Runner, token: Token) -> int:
-    """The id of a text that is one token, or the id given. Raises InputError if it is neither."""
+def token_id(runner: Runner, token: Token, name: str = "token") -> int:
+    """The id of a text that is one token, or the id given. Raises InputError, naming `name`."""
     if isinstance(token, str):
         if runner.tokenizer is None:
             raise InputError(f"{runner.source} has no tokenizer to look {token!r} up; give its id")
         return runner.tokenizer.single(token)
-    if not isinstance(token, int | np.integer):
-        raise InputError(f"token {token!r} is neither a text nor an id")
+    if not isinstance(token, int | np.integer) or isinstance(token, bool):
+        raise InputError(f"{name} = {token!r} is neither a text nor a token id")
     size = runner.config.vocab_size
     if not 0 <= token < size:
         raise InputError(f"token id {token} is outside the vocabulary of {size}")
     return int(token)
 
 
+def check_foil(target: Token, target_id: int, foil_id: int) -> None:
+    """Raise InputError if target and foil are one token. target: as the user gave it."""
+    if target_id == foil_id:
+        raise InputError(
+            f"target and foil are both {target!r}, whose difference is always 0; name two tokens"
+        )
+
+
 def index(position: int, length: int, what: str = "position", where: str = "the prompt") -> int:
-    """A position counted from 0, of one that may count from the end. Raises InputError."""
+    """A position counted from 0; the one given may count from the end. Raises InputError."""
+    if not isinstance(position, int | np.integer) or isinstance(position, bool):
+        raise InputError(f"{what} {position!r} must be an integer, got {type(position).__name__}")
     if not -length <= position < length:
         has = counted(length, "token")
         raise InputError(f"{what} {position} does not lie in {where}, which has {has}")

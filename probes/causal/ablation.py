@@ -15,6 +15,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from gpt2kit.errors import InputError
+from gpt2kit.logits import log_softmax
 from gpt2kit.progress import OnProgress, Progress
 from gpt2kit.prompts import Prompt, counted, prompt_ids
 from gpt2kit.readout import Floats, Ints
@@ -22,7 +23,7 @@ from gpt2kit.result import Result
 from gpt2kit.runner import Runner
 from gpt2kit.taps import axes_of
 from probes.causal.patching import Places, grid_of, sizes_of
-from probes.core.metrics import AnyMetric, as_metric, log_softmax
+from probes.core.metrics import AnyMetric, as_metric
 from probes.core.sweeps import Base, Measure, Saving, patched, swept_taps, total, up_to
 from probes.draw.colours import bar, diverging
 from probes.draw.words import title

@@ -12,12 +12,11 @@ from gpt2kit.batch import Ids
 from gpt2kit.edits import Edit
 from gpt2kit.errors import InputError
 from gpt2kit.generation import generate
-from gpt2kit.logits import largest
+from gpt2kit.logits import largest, log_softmax
 from gpt2kit.prompts import encode
 from gpt2kit.readout import Floats
 from gpt2kit.result import Result
 from gpt2kit.runner import Run, Runner
-from probes.core.metrics import log_softmax
 from probes.draw.words import visible
 
 if TYPE_CHECKING:

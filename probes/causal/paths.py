@@ -31,8 +31,9 @@ from gpt2kit.readout import Floats
 from gpt2kit.result import Result
 from gpt2kit.runner import Runner
 from gpt2kit.taps import TapDict
+from probes.core.batching import row_batches
 from probes.core.metrics import AnyMetric
-from probes.core.sweeps import Pair, Saving, row_batches
+from probes.core.sweeps import Pair, Saving
 from probes.draw.tables import table
 from probes.draw.words import format_number, title
 

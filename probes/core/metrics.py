@@ -1,7 +1,7 @@
 """Metrics: one number of a next-token prediction, by which an intervention is judged.
 
-All causal probes take one. The same code serves numpy arrays and torch tensors, so that a metric
-has gradients where torch can follow it.
+Every causal probe takes one. The same code computes on numpy arrays and on torch tensors, so that
+a metric has a gradient where torch can follow it.
 """
 
 from __future__ import annotations
@@ -13,23 +13,24 @@ from typing import Any
 import numpy as np
 
 from gpt2kit.errors import InputError
-from gpt2kit.prompts import Token, counted, token_id
+from gpt2kit.prompts import Token, check_foil, counted, token_id
 from gpt2kit.readout import Ints
 from gpt2kit.runner import Runner
+from probes.core.tensors import exp, log_probabilities
 
-Tokens = Token | Sequence[Token]  # the same for every prompt, or one a prompt
-_ONE = str | int | np.integer
+Tokens = Token | Sequence[Token]  # one for every prompt, or one for each prompt
+_ONE_TOKEN = str | int | np.integer
 
 
 @dataclass(frozen=True, repr=False)
 class Metric:
-    """One number a row of next-token logits; see the constructors below.
+    """One number for each row of next-token logits; see the constructors below.
 
-    name:     as results show it; logarithms are natural.
+    name:     what results show; logarithms are natural.
     function: logits (batch, vocab), ids (tokens,), log-probabilities (vocab,) of the reference run
               -> (batch,).
-    tokens:   what `ids` stands for.
-    position: whose prediction is judged; negative ones count from the end of the prompt.
+    tokens:   the tokens whose ids `function` gets.
+    position: the position whose prediction is judged; negative ones count from the prompt's end.
     """
 
     name: str
@@ -39,40 +40,44 @@ class Metric:
 
     @classmethod
     def logit_diff(cls, target: Tokens, foil: Tokens, *, position: int = -1) -> Metric:
-        """Logit of `target` minus logit of `foil`, which is their log odds."""
-        name = f"logit of {_named(target)} minus logit of {_named(foil, 'foil')}"
+        """Logit of `target` minus logit of `foil`, which equals their log odds."""
+        name = f"logit of {_in_words(target)} minus logit of {_in_words(foil, 'foil')}"
         return cls(name, lambda x, ids, _: x[:, ids[0]] - x[:, ids[1]], (target, foil), position)
 
     @classmethod
     def prob(cls, target: Tokens, *, position: int = -1) -> Metric:
         """Probability of `target`."""
-        name = f"probability of {_named(target)}"
-        return cls(
-            name, lambda x, ids, _: _exp(log_softmax(x)[:, ids[0]]), (target,), position
-        )  # fmt: skip
+
+        def function(x: Any, ids: Ints, _: Any) -> Any:
+            return exp(log_probabilities(x)[:, ids[0]])
+
+        return cls(f"probability of {_in_words(target)}", function, (target,), position)
 
     @classmethod
     def logprob(cls, target: Tokens, *, position: int = -1) -> Metric:
         """Log-probability of `target`, in nats."""
-        name = f"log-probability of {_named(target)}"
-        return cls(name, lambda x, ids, _: log_softmax(x)[:, ids[0]], (target,), position)
+
+        def function(x: Any, ids: Ints, _: Any) -> Any:
+            return log_probabilities(x)[:, ids[0]]
+
+        return cls(f"log-probability of {_in_words(target)}", function, (target,), position)
 
     @classmethod
     def rank(cls, target: Tokens, *, position: int = -1) -> Metric:
-        """How many tokens are likelier than `target`; it has no gradient."""
+        """The number of tokens likelier than `target`; it has no gradient."""
 
         def function(x: Any, ids: Ints, _: Any) -> Any:
             return (x > x[:, ids[0], None]).sum(-1)
 
-        return cls(f"rank of {_named(target)}", function, (target,), position)
+        return cls(f"rank of {_in_words(target)}", function, (target,), position)
 
     @classmethod
     def kl(cls, *, position: int = -1) -> Metric:
-        """KL(reference || this) in nats. The reference is the clean run; for `ablate`, the run of
-        the same prompt with nothing ablated."""
+        """KL(reference || this run) in nats. The reference is the clean run; in `ablate`, the run
+        of the same prompt without ablation."""
 
         def function(x: Any, _: Ints, reference: Any) -> Any:
-            return (_exp(reference) * (reference - log_softmax(x))).sum(-1)
+            return (exp(reference) * (reference - log_probabilities(x))).sum(-1)
 
         return cls("KL from the clean run", function, (), position)
 
@@ -82,8 +87,10 @@ class Metric:
     ) -> Metric:
         """A function of your own: logits (batch, vocab) -> (batch,).
 
-        Attribution patching calls it with a torch tensor, everything else with a numpy array.
+        Attribution patching calls it with a torch tensor, every other probe with a numpy array.
         """
+        if not callable(function):
+            raise InputError(f"function = {function!r} must be a function of logits")
         called = name or str(getattr(function, "__name__", type(function).__name__))
         return cls(called, lambda x, *_: function(x), (), position)
 
@@ -91,27 +98,28 @@ class Metric:
         return f"Metric({self.name}, position {self.position})"
 
     def ids(self, runner: Runner, prompts: int = 1) -> Ints:
-        """(prompts, tokens) token ids. Raises InputError for a text that is not one token, and for
-        a target that is its own foil."""
-        columns = [[t] if isinstance(t, _ONE) else list(t) for t in self.tokens]
+        """(prompts, tokens) token ids.
+
+        Raises InputError for a text that is not one token, and for a target equal to its foil.
+        """
+        columns = [[t] if isinstance(t, _ONE_TOKEN) else list(t) for t in self.tokens]
         for column in columns:
             if len(column) not in (1, prompts):
                 raise InputError(
                     f"the metric names {len(column)} tokens for {counted(prompts, 'prompt')}; "
-                    "give one, or one a prompt"
+                    "give one token, or one for each prompt"
                 )
         out = np.zeros((prompts, len(columns)), np.int64)
         for i, column in enumerate(columns):
-            out[:, i] = [token_id(runner, token) for token in column]
-        if len(columns) == 2 and (same := out[:, 0] == out[:, 1]).any():
-            token = columns[0][int(same.argmax()) % len(columns[0])]
-            raise InputError(
-                f"target and foil are both {token!r}, whose difference is always 0; name two tokens"
-            )
+            name = ("target", "foil")[i] if i < 2 else "token"
+            out[:, i] = [token_id(runner, token, name) for token in column]
+        if len(columns) == 2:
+            for prompt, (target, foil) in enumerate(out):
+                check_foil(columns[0][prompt % len(columns[0])], target, foil)
         return out
 
     def __call__(self, logits: Any, ids: Ints, reference: Any) -> Any:
-        """Logits (batch, vocab) -> (batch,); the rest as for `function`."""
+        """Logits (batch, vocab) -> (batch,); the other arguments are those of `function`."""
         values = self.function(logits, ids, reference)
         shape = getattr(values, "shape", None)
         if shape is None or tuple(shape) != (len(logits),):
@@ -127,7 +135,10 @@ AnyMetric = Metric | Callable[[Any], Any]
 
 
 def as_metric(metric: AnyMetric) -> Metric:
-    """A metric, or a function of logits (batch, vocab) at the last position, as a metric."""
+    """The metric itself, or a metric of a function of logits (batch, vocab) at the last position.
+
+    Raises InputError for anything else.
+    """
     if isinstance(metric, Metric):
         return metric
     if not callable(metric):
@@ -135,19 +146,12 @@ def as_metric(metric: AnyMetric) -> Metric:
     return Metric.of(metric)
 
 
-def log_softmax(x: Any) -> Any:
-    """Log-probabilities over the last axis, of an array or a tensor."""
-    if not isinstance(x, np.ndarray):
-        return x.log_softmax(-1)
-    x = x - x.max(-1, keepdims=True)
-    return x - np.log(np.exp(x).sum(-1, keepdims=True))
-
-
-def _exp(x: Any) -> Any:
-    return np.exp(x) if isinstance(x, np.ndarray) else x.exp()
-
-
-def _named(token: Tokens, role: str = "target") -> str:
-    if isinstance(token, _ONE):
-        return repr(token) if isinstance(token, str) else f"token {token}"
-    return f"each prompt's {role}"
+def _in_words(tokens: Tokens, name: str = "target") -> str:
+    """The tokens of a metric in words. Raises InputError unless they are texts or ids."""
+    if isinstance(tokens, _ONE_TOKEN) and not isinstance(tokens, bool):
+        return repr(tokens) if isinstance(tokens, str) else f"token {tokens}"
+    if not isinstance(tokens, Sequence | np.ndarray) or not len(tokens):
+        raise InputError(
+            f"{name} = {tokens!r} must be a text or a token id, or a list with one for each prompt"
+        )
+    return f"each prompt's {name}"

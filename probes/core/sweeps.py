@@ -6,27 +6,26 @@ are the same, and the unedited run has been there already.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TypeVar
 
 import numpy as np
 
 from gpt2kit.edits import Edit
 from gpt2kit.errors import InputError, TapError
+from gpt2kit.logits import log_softmax
 from gpt2kit.progress import Progress
 from gpt2kit.prompts import Prompt, counted, index, prompt_ids, token_texts
 from gpt2kit.readout import Floats, Ints
 from gpt2kit.result import Result
 from gpt2kit.runner import Run, Runner
 from gpt2kit.taps import axes_of, resolve_one, tap_axes
-from probes.core.metrics import AnyMetric, Metric, as_metric, log_softmax
+from probes.core.batching import row_batches
+from probes.core.metrics import AnyMetric, Metric, as_metric
 
-BATCH = 4096  # rows x positions run together
 Cell = Mapping[str, int]  # a place in a tap: axis -> index; all of the axes that it does not name
 OUTSIDE = tuple(tap for tap in tap_axes(1) if not tap.startswith("blocks."))
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,13 +202,6 @@ def replacing(tap: str, value: Floats, cells: Sequence[Cell]) -> Edit:
     for row, cell in zip(hit, cells, strict=True):
         row[tuple(cell.get(axis, slice(None)) for axis in axes)] = True
     return Edit(tap, ~hit, np.where(hit, value, 0))
-
-
-def row_batches(items: Sequence[T], pos: int) -> Iterator[Sequence[T]]:
-    """As many rows of `pos` tokens as one batch may hold."""
-    size = max(1, BATCH // pos)
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
 
 
 def swept_taps(over: str, n_layer: int) -> tuple[str, ...]:

@@ -7,9 +7,8 @@ and Rimsky et al. 2023, "Steering Llama 2 via Contrastive Activation Addition", 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -25,12 +24,11 @@ from gpt2kit.result import Result
 from gpt2kit.runner import Runner
 from gpt2kit.taps import axes_of, resolve, resolve_one
 from gpt2kit.tokenizer import printable
+from probes.core.batching import batches_by_tokens
 from probes.draw.tables import table
 from probes.draw.words import title
 
-T = TypeVar("T")
 Prompts = Sequence[str] | Sequence[Sequence[int]]
-_TOKENS = 1024  # run together, padding included
 _SAME = 1e-6  # of the activations' size: what float32 takes for the same value
 
 
@@ -186,20 +184,6 @@ def collect(
         for name in names:
             found[name].append(run.taps[name][np.arange(len(batch)), columns])
     return {name: np.concatenate(parts) for name, parts in found.items()}
-
-
-def batches_by_tokens(rows: Iterable[T], size: Callable[[Any], int] = len) -> Iterator[list[T]]:
-    """Successive rows together, as long as they are not too many tokens for one run."""
-    batch: list[T] = []
-    widest = 0
-    for row in rows:
-        widest = max(widest, size(row))
-        if batch and widest * (len(batch) + 1) > _TOKENS:
-            yield batch
-            batch, widest = [], size(row)
-        batch.append(row)
-    if batch:
-        yield batch
 
 
 def _numbers(strengths: float | Sequence[float]) -> tuple[float, ...]:

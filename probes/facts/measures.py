@@ -11,12 +11,13 @@ from functools import partial
 import numpy as np
 
 from gpt2kit.edits import Edit
+from gpt2kit.logits import log_softmax
 from gpt2kit.prompts import encode, prompt_ids, token_id, tokenizer_of
 from gpt2kit.readout import Floats
 from gpt2kit.runner import Runner
 from probes.attribution.direct import direct_logit_attribution
 from probes.causal.patching import activation_patching
-from probes.core.metrics import Metric, log_softmax
+from probes.core.metrics import Metric
 from probes.heads.attention import head_scores
 from probes.heads.circuits import copying_score
 from probes.tasks.datasets import greater_than, repeated_tokens

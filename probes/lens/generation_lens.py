@@ -11,12 +11,12 @@ import numpy as np
 from gpt2kit.edit_arrays import listed
 from gpt2kit.edits import Edit
 from gpt2kit.generation import generate
+from gpt2kit.logits import log_softmax
 from gpt2kit.prompts import encode
 from gpt2kit.readout import Floats, Ints
 from gpt2kit.result import Result
 from gpt2kit.runner import Run, Runner
 from gpt2kit.taps import resolve
-from probes.core.metrics import log_softmax
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -1,9 +1,7 @@
-"""How a prediction comes about, layer by layer: statistics of next-token distributions.
+"""How a prediction comes about, layer by layer, in a few numbers each.
 
-The functions take log-probabilities (…, vocab), natural logarithms, and work in float64. A token of
-probability 0 (log-probability -inf) adds nothing to a sum, as the limit has it.
 Trajectories after Belrose et al. 2023, "Eliciting Latent Predictions from Transformers with the
-Tuned Lens", arXiv 2303.08112; Jensen-Shannon divergence after Lin 1991.
+Tuned Lens", arXiv 2303.08112.
 """
 
 from __future__ import annotations
@@ -11,77 +9,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from gpt2kit.logits import log_softmax
 from gpt2kit.prompts import Prompt, Selection, counted
 from gpt2kit.readout import Floats, Ints
 from gpt2kit.result import Result
 from gpt2kit.runner import Runner
-from probes.core.metrics import log_softmax
 from probes.draw.tables import table
 from probes.draw.words import title
 from probes.lens.logit_lens import logit_lens
 from probes.lens.tuned_lens import TunedLens, tuned_lens
 
 _TILE = 1 << 22  # numbers: rows x positions x vocabulary held at a time
-
-Doubles = NDArray[np.float64]
-
-
-def entropy(log_p: ArrayLike) -> Doubles:
-    """(…, vocab) -> (…) nats, -sum p log p; from 0 to log(vocab)."""
-    log = _double(log_p)
-    return -_expected(log, log)
-
-
-def kl_divergence(log_p: ArrayLike, log_q: ArrayLike) -> Doubles:
-    """KL(p || q) in nats, sum p (log p - log q); 0 or more, infinite where q rules out what p
-    allows."""
-    p, q = _double(log_p), _double(log_q)
-    with np.errstate(invalid="ignore"):  # -inf - -inf, of tokens that p rules out
-        return _expected(p, p - q)
-
-
-def js_divergence(log_p: ArrayLike, log_q: ArrayLike) -> Doubles:
-    """Jensen-Shannon divergence in nats: the mean of KL(p || m) and KL(q || m) with the mixture
-    m = (p + q) / 2; from 0 to log 2, the same either way round."""
-    p, q = _double(log_p), _double(log_q)
-    m = np.logaddexp(p, q) - np.log(2)
-    return (kl_divergence(p, m) + kl_divergence(q, m)) / 2
-
-
-def total_variation(log_p: ArrayLike, log_q: ArrayLike) -> Doubles:
-    """Half the sum of |p - q|: by how much the probability of any set of tokens may differ; from 0
-    to 1."""
-    half: Doubles = np.abs(np.exp(_double(log_p)) - np.exp(_double(log_q))).sum(-1) / 2
-    return half
-
-
-def rank(log_p: ArrayLike, ids: ArrayLike) -> Ints:
-    """(…, vocab), token ids (…) -> (…) how many tokens are likelier; 0 is the likeliest."""
-    log, at = _double(log_p), np.asarray(ids, np.int64)[..., None]
-    above: Ints = (log > np.take_along_axis(log, at, -1)).sum(-1)
-    return above
-
-
-def max_prob(log_p: ArrayLike) -> Doubles:
-    """(…, vocab) -> (…) probability of the likeliest token."""
-    top: Doubles = np.exp(_double(log_p).max(-1))
-    return top
-
-
-def _double(log_p: ArrayLike) -> Doubles:
-    return np.asarray(log_p, np.float64)
-
-
-def _expected(log_p: Doubles, values: Doubles) -> Doubles:
-    """(…) sum over the vocabulary of p times a value that may be anything where p is 0."""
-    p = np.exp(log_p)
-    with np.errstate(invalid="ignore"):
-        total: Doubles = np.where(p > 0, p * values, 0.0).sum(-1)
-    return total
 
 
 @dataclass(frozen=True, eq=False)

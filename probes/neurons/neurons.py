@@ -24,7 +24,7 @@ from gpt2kit.readout import Floats, Ints
 from gpt2kit.result import Result
 from gpt2kit.runner import Runner
 from gpt2kit.tokenizer import Tokenizer, printable
-from probes.directions.directions import batches_by_tokens
+from probes.core.batching import batches_by_tokens
 from probes.draw.tables import table
 from probes.draw.words import title, visible
 from probes.lens.head_lens import check_number, tap_of

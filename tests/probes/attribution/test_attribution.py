@@ -246,7 +246,7 @@ def test_a_quantised_file_is_explained_by_the_weights_it_stands_for(bundled, kin
 
 def test_the_sum_is_checked_on_every_kind_of_quantised_file():
     for kind in BITS:
-        runner = SimpleNamespace(dtype="float32", quantize=kind)
+        runner = SimpleNamespace(dtype="float32", precision=kind)
         _check_sum(runner, 10.9, 10.0, 10.9, np.array([10.9]))
         with pytest.raises(GPT2KitError, match=r"the final stream's logit is 1\.20e"):
             _check_sum(runner, 10.0, 10.0, 11.2, np.array([11.2]))

@@ -15,12 +15,14 @@ from rich.console import Console
 
 from gpt2kit import Edit
 from gpt2kit.errors import InputError, TapError
+from gpt2kit.logits import log_softmax
 from gpt2kit.taps import axes_of, tap_axes
 from probes.causal.ablation import ablate
 from probes.causal.patching import activation_patching
 from probes.causal.paths import path_patching
+from probes.core import batching
 from probes.core import sweeps as sweep
-from probes.core.metrics import Metric, as_metric, log_softmax
+from probes.core.metrics import Metric, as_metric
 from tests import by_hand
 from tests.conftest import CONFIG, close, random_ids
 
@@ -38,7 +40,7 @@ class Whole:
 
     def __init__(self, runner) -> None:
         self.config, self.tokenizer, self.source = runner.config, runner.tokenizer, runner.source
-        self.run, self.dtype = runner.run, runner.dtype
+        self.run, self.dtype, self.precision = runner.run, runner.dtype, runner.precision
 
 
 @pytest.fixture(params=["torch", "whole", "onnx"])
@@ -329,11 +331,11 @@ def test_the_sweep_is_timed_beside_what_single_runs_would_take(torch_runner, mon
     assert "about 18 s" in repr(got.saving)
 
 
-@pytest.mark.parametrize("limit", [sweep.BATCH, 2 * POS])
+@pytest.mark.parametrize("limit", [batching.COPIES_POSITIONS, 2 * POS])
 def test_progress_counts_every_place_once_and_ends_when_all_are_done(
     torch_runner, monkeypatch, limit
 ):
-    monkeypatch.setattr(sweep, "BATCH", limit)
+    monkeypatch.setattr(batching, "COPIES_POSITIONS", limit)
     for probe, given, total in (
         (activation_patching, (CLEAN, CORRUPT), 3 * POS),
         (
@@ -355,11 +357,11 @@ def test_progress_counts_every_place_once_and_ends_when_all_are_done(
 
 def test_batches_are_as_small_as_the_limit_asks(monkeypatch, double):
     want = activation_patching(double, CLEAN, CORRUPT, metric=DIFF)
-    monkeypatch.setattr(sweep, "BATCH", 4 * POS + 1)
+    monkeypatch.setattr(batching, "COPIES_POSITIONS", 4 * POS + 1)
     got = activation_patching(double, CLEAN, CORRUPT, metric=DIFF)
     assert got.saving.batches == (4, 2) * 3
     close(got.values, want.values, 1e-12)
-    monkeypatch.setattr(sweep, "BATCH", 1)
+    monkeypatch.setattr(batching, "COPIES_POSITIONS", 1)
     assert set(activation_patching(double, CLEAN, CORRUPT, metric=DIFF).saving.batches) == {1}
 
 
@@ -609,8 +611,8 @@ def test_a_model_without_a_tokenizer_is_patched_by_ids(double, monkeypatch):
 
 
 def test_importing_the_probes_does_not_import_torch():
-    names = "ablation, gradients, metrics, patching, paths"
-    code = f"import sys; from probes import {names}; sys.exit('torch' in sys.modules)"
+    imports = "from probes.causal import ablation, gradients, patching, paths"
+    code = f"import sys; {imports}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

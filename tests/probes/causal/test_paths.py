@@ -15,7 +15,7 @@ from gpt2kit.taps import axes_of
 from probes.causal.gradients import attribution_patching, edge_attribution_patching
 from probes.causal.patching import activation_patching
 from probes.causal.paths import path_patching
-from probes.core import sweeps as sweep
+from probes.core import batching
 from probes.core.metrics import Metric
 from tests import by_hand
 from tests.conftest import CONFIG, byte_tokenizer, close, random_ids, random_model
@@ -166,7 +166,7 @@ def test_receivers_in_a_tuple_are_told_together(double, hand):
 def test_batches_are_as_small_as_the_limit_asks(double, monkeypatch):
     given = {"senders": "*", "receivers": ["1.*", "mlp.1"], "metric": DIFF}
     want = path_patching(double, CLEAN, CORRUPT, **given)
-    monkeypatch.setattr(sweep, "BATCH", 2 * POS)
+    monkeypatch.setattr(batching, "COPIES_POSITIONS", 2 * POS)
     got = path_patching(double, CLEAN, CORRUPT, **given)
     assert max(got.saving.batches) == 2
     close(np.nan_to_num(got.scores), np.nan_to_num(want.scores), 1e-12)

@@ -56,7 +56,7 @@ def test_many_prompts_go_in_batches_and_keep_their_order(torch_runner, monkeypat
             sizes.append(len(ids) * max(map(len, ids)))
             return torch_runner.run(ids, **options)
 
-    monkeypatch.setattr("probes.directions.directions._TOKENS", 50)
+    monkeypatch.setattr("probes.core.batching.PROMPTS_POSITIONS", 50)
     found = collect(Watched(), prompts, taps=TAP)
     close(found[TAP], one_by_one(torch_runner, prompts, TAP))
     assert len(sizes) > 5

@@ -14,15 +14,15 @@ from scipy.special import log_softmax
 
 from gpt2kit.errors import InputError
 from probes import logit_lens
-from probes.lens.trajectories import (
+from probes.core.statistics import (
     entropy,
     js_divergence,
     kl_divergence,
     max_prob,
     rank,
     total_variation,
-    trajectory,
 )
+from probes.lens.trajectories import trajectory
 from probes.lens.tuned_lens import TunedLens, tuned_lens
 from tests.conftest import CONFIG, close
 

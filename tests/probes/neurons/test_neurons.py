@@ -149,7 +149,7 @@ def test_the_top_of_a_corpus_is_that_of_all_its_tokens(torch_runner, runner):
 def test_batches_change_nothing_and_ties_go_by_order(torch_runner, monkeypatch):
     texts = TEXTS + TEXTS[:2]
     whole = top_activating(torch_runner, LAYER, NEURON, texts, top_k=12)
-    monkeypatch.setattr("probes.directions.directions._TOKENS", 10)
+    monkeypatch.setattr("probes.core.batching.PROMPTS_POSITIONS", 10)
     alone = top_activating(torch_runner, LAYER, NEURON, texts, top_k=12)
     close(alone.activations, whole.activations)
     doubled = top_activating(torch_runner, LAYER, NEURON, ["the cat"] * 3, top_k=3)
