@@ -1,23 +1,25 @@
-"""What the commands share: options, the engine that they name, and texts from the user."""
+"""Options that commands share, the engine that they name, and texts from the user."""
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
+from gpt2kit.cli.choices import DEVICES, DTYPES
 from gpt2kit.errors import InputError
 
 if TYPE_CHECKING:
     from gpt2kit.runner import Runner
+    from probes.core.metrics import Metric
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def _debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
-    ctx.find_root().obj = ctx.find_root().obj or value
+ENGINE_OPTIONS = ("model", "revision", "onnx_file", "device", "dtype")
 
 
 def options(*each: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -31,57 +33,105 @@ def options(*each: Callable[[Command], Command]) -> Callable[[Command], Command]
     return wrap
 
 
+def _debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    ctx.find_root().obj = ctx.find_root().obj or value
+
+
+def complete_device(_: click.Context, __: click.Parameter, typed: str) -> list[CompletionItem]:
+    """Devices for completion; torch knows more, such as cuda:1."""
+    return [CompletionItem(name) for name in DEVICES if name.startswith(typed)]
+
+
 debug_option = click.option(
     "--debug",
     is_flag=True,
     expose_value=False,
     is_eager=True,
     callback=_debug,
-    help="Show tracebacks.",
+    help="Show the traceback of an error.",
 )
 model_options = options(
     click.option(
-        "--model", default="auto", show_default=True,
-        help="Folder, hub id, 'bundled', or 'auto' (gpt2 if it can be had, else bundled).",
+        "--model",
+        default="auto",
+        show_default=True,
+        help="Folder, hub id, 'bundled', or 'auto': gpt2 if it is at hand, else bundled.",
     ),
     click.option("--revision", help="Branch, tag or commit of a hub id."),
-)  # fmt: skip
-device_option = click.option(
-    "--device", default="auto", show_default=True, help="auto, cpu or cuda."
 )
-runner_options = options(
+_runner_options = options(
     model_options,
-    click.option("--onnx", "onnx_file", metavar="FILE", help="Run an exported file instead."),
-    device_option,
+    click.option("--onnx", "onnx_file", metavar="FILE", help="Run this exported file instead."),
     click.option(
-        "--dtype", default="float32", show_default=True, help="float32, float16, bfloat16, float64."
+        "--device",
+        default="auto",
+        show_default=True,
+        shell_complete=complete_device,
+        help="auto, cpu, cuda, or a device of torch such as cuda:1.",
+    ),
+    click.option(
+        "--dtype",
+        type=click.Choice(DTYPES),
+        default="float32",
+        show_default=True,
+        help="Type of the weights and of the computation.",
     ),
 )
+bos_option = click.option("--bos", is_flag=True, help="Put <|endoftext|> before the prompt.")
+target_option = click.option(
+    "--target", required=True, metavar="TOKEN", help="The right answer, e.g. ' Mary'."
+)
+foil_option = click.option(
+    "--foil",
+    metavar="TOKEN",
+    help="A wrong answer, to measure a difference of logits; without it, a log-probability.",
+)
 
 
-def open_runner(
-    model: str,
-    revision: str | None,
-    onnx_file: str | None,
-    device: str,
-    dtype: str,
-    threads: int | None = None,
-) -> Runner:
-    """The engine that `runner_options` name."""
-    if onnx_file is None:
-        from gpt2kit.torch_engine.load import load
+@dataclass(frozen=True)
+class Engine:
+    """The model that the user named, not yet loaded."""
 
-        if threads is not None:
-            import torch
+    model: str
+    revision: str | None
+    onnx_file: str | None
+    device: str
+    dtype: str
 
-            torch.set_num_threads(threads)
-        return load(model, revision=revision, device=device, dtype=dtype)
-    for option in ("model", "revision", "dtype"):
-        if given(option):
-            raise InputError(f"--{option} does not go with --onnx; the file has its own")
-    from exporters import open_onnx
+    def open(self, threads: int | None = None) -> Runner:
+        """Load the model, or open the exported file. threads: on the CPU."""
+        if self.onnx_file is None:
+            from gpt2kit import load
 
-    return open_onnx(onnx_file, device=device, threads=threads)
+            if threads is not None:
+                import torch
+
+                torch.set_num_threads(threads)
+            return load(self.model, revision=self.revision, device=self.device, dtype=self.dtype)
+        for option in ("model", "revision", "dtype"):
+            if given(option):
+                raise InputError(f"--{option} does not go with --onnx; the file has its own")
+        from exporters import open_onnx
+
+        return open_onnx(self.onnx_file, device=self.device, threads=threads)
+
+
+def runner_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that name a model; the command receives them as `engine`, an `Engine`."""
+
+    @functools.wraps(command)
+    def wrapped(**values: Any) -> Any:
+        engine = Engine(**{name: values.pop(name) for name in ENGINE_OPTIONS})
+        return command(engine=engine, **values)
+
+    return _runner_options(wrapped)
+
+
+def metric_of(target: str, foil: str | None) -> Metric:
+    """What `--target` and `--foil` measure."""
+    from probes.core.metrics import Metric
+
+    return Metric.logprob(target) if foil is None else Metric.logit_diff(target, foil)
 
 
 def given(option: str) -> bool:
@@ -96,15 +146,17 @@ def text_of(prompt: str) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        where = "standard input" if prompt == "-" else "the prompt"
-        raise InputError(f"{where} is not UTF-8 (byte {error.start}); convert it first") from error
+        place = "standard input" if prompt == "-" else "the prompt"
+        raise InputError(f"{place} is not UTF-8 (byte {error.start}); convert it first") from error
 
 
 def positions(_: click.Context, __: click.Parameter, value: str | None) -> list[int] | slice | None:
-    """ "3", "-1", "1,4,7" or "2:8"."""
+    """Read "3", "-1", "1,4,7" or "2:8"."""
     if value is None:
         return None
     try:
+        if not value.isascii():  # Python's int also reads the digits of other scripts
+            raise ValueError
         if ":" in value:
             return slice(*(int(part) if part.strip() else None for part in value.split(":")))
         return [int(part) for part in value.split(",")]

@@ -1,4 +1,4 @@
-"""The commands of the probes: they print what the library gives, and refuse in one line."""
+"""The commands of the probes print what the library gives."""
 
 import json
 import os
@@ -9,56 +9,34 @@ import sys
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from rich.console import Console
 
 import gpt2kit
-from exporters import open_onnx
 from gpt2kit.cli import main
-from gpt2kit.errors import InputError
 from probes import (
     HeadScores,
     attention_patterns,
     copying_score,
     direct_logit_attribution,
-    facts,
     head_scores,
 )
 from probes.causal.ablation import ablate
 from probes.causal.patching import activation_patching
 from probes.core.metrics import Metric
+from probes.facts import facts
 from probes.facts.report import Fact
 from tests.conftest import CONFIG
-from tests.gpt2kit.cli.test_commands import (
+from tests.gpt2kit.cli.support import (
     FULL,
-    LONG,
     OFFLINE,
-    _elsewhere,  # noqa: F401
+    PROBES,
     assert_one_line,
-    folder,  # noqa: F401
-    onnx_file,  # noqa: F401
+    drawn,
     process,
     run,
     succeeded,
 )
 
-COMMANDS = {  # command -> arguments that do
-    "heads": ["--length", "16"],
-    "attn": ["the cat", "--layer", "1", "--head", "2"],
-    "attribute": ["the cat", "--target", "a", "--foil", "b"],
-    "patch": ["--clean", "the cat", "--corrupt", "the bat", "--target", "a", "--foil", "b"],
-    "ablate": ["the cat", "--target", "a", "--foil", "b"],
-    "facts": [],
-}
-MEASURING = [command for command in COMMANDS if command != "facts"]
 DIFF = Metric.logit_diff("a", "b")
-
-
-@pytest.fixture(params=["torch", "onnx"])
-def engine(request, folder, onnx_file):  # noqa: F811
-    """The options that name an engine, and its runner."""
-    if request.param == "torch":
-        return ["--model", folder], gpt2kit.load(folder)
-    return ["--onnx", onnx_file], open_onnx(onnx_file)
 
 
 def data(*args: str):
@@ -83,37 +61,6 @@ def still(text: str) -> str:
     return re.sub(r"\S+ s; one by one about \S+ s", "…", text)
 
 
-def drawn(result, width: int = 80) -> str:
-    console = Console(width=width, color_system=None)
-    with console.capture() as capture:
-        console.print(result.render())
-    return capture.get()
-
-
-def test_help_imports_nothing_heavy():
-    script = (
-        "import sys; from gpt2kit.cli import main\n"
-        f"for command in {list(COMMANDS)}:\n"
-        "    main([command, '--help'], standalone_mode=False)\n"
-        "heavy = {'torch', 'onnxruntime', 'onnx', 'numpy', 'rich', 'tokenizers', 'probes'}\n"
-        "print(sorted(heavy & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "[]", done.stderr
-
-
-def test_a_process_has_the_commands_too():
-    done = process("--help", text=True)
-    lines = [
-        line for line in done.stdout.splitlines() if line.split()[:1] and line.startswith("  ")
-    ]
-    assert {line.split()[0] for line in lines} >= set(COMMANDS)
-    assert not any(line.endswith("...") for line in lines)  # no summary is cut
-
-
-# What is printed is what the library gives
-
-
 @pytest.mark.parametrize("options", [{"length": 16}, {"prompt": "the hat the hat"}])
 def test_heads_are_scored(engine, options):
     args, runner = engine
@@ -128,7 +75,7 @@ def test_heads_are_scored(engine, options):
     assert "most copying" in out
 
 
-def test_a_kind_that_a_text_does_not_show_is_null(folder):  # noqa: F811
+def test_a_kind_that_a_text_does_not_show_is_null(folder):
     read = data("heads", "--model", folder, "--prompt", "xyz")
     assert read["induction"] == [[None] * CONFIG.n_head] * CONFIG.n_layer
     assert read["previous_token"][0][0] is not None
@@ -164,7 +111,7 @@ def test_a_logit_is_attributed(engine, by, foil, pos, bos):
 def test_a_prompt_is_patched(engine, over):
     args, runner = engine
     want = activation_patching(runner, "the cat", "the bat", metric=DIFF, over=over)
-    args = ["patch", *COMMANDS["patch"], "--over", over, *args]
+    args = ["patch", *PROBES["patch"], "--over", over, *args]
     assert data(*args) == plain(want)
     assert still(succeeded(run(*args))) == still(drawn(want))
 
@@ -182,31 +129,28 @@ def test_a_prompt_is_patched(engine, over):
 def test_heads_are_ablated(engine, kind, over, reference):
     args, runner = engine
     want = ablate(runner, "the cat", metric=DIFF, kind=kind, over=over, reference=reference or None)
-    args = ["ablate", *COMMANDS["ablate"], "--kind", kind, "--over", over, *args]
+    args = ["ablate", *PROBES["ablate"], "--kind", kind, "--over", over, *args]
     args += [x for text in reference for x in ("--reference", text)]
     assert data(*args) == plain(want)
     assert still(succeeded(run(*args))) == still(drawn(want))
 
 
-def test_without_a_foil_the_log_probability_is_measured(folder):  # noqa: F811
+def test_without_a_foil_the_log_probability_is_measured(folder):
     runner, metric = gpt2kit.load(folder), Metric.logprob("a")
-    read = data("patch", *COMMANDS["patch"][:-2], "--model", folder)
+    read = data("patch", *PROBES["patch"][:-2], "--model", folder)
     assert read == plain(activation_patching(runner, "the cat", "the bat", metric=metric))
     read = data("ablate", "the cat", "--target", "a", "--model", folder)
     assert read == plain(ablate(runner, "the cat", metric=metric))
 
 
 @pytest.mark.parametrize("command", ["heads", "attn", "attribute", "patch", "ablate"])
-def test_a_dash_reads_standard_input(folder, command):  # noqa: F811
+def test_a_dash_reads_standard_input(folder, command):
     text = "the cat"
-    args = {"heads": ["--prompt", text]}.get(command, COMMANDS[command])
+    args = {"heads": ["--prompt", text]}.get(command, PROBES[command])
     named = still(succeeded(run(command, *args, "--model", folder)))
     dashed = ["-" if arg == text else arg for arg in args]
     assert dashed != args
     assert still(succeeded(run(command, *dashed, "--model", folder, stdin=text))) == named
-
-
-# Facts
 
 
 def fact(claimed: float, name: str = "layers [b]") -> Fact:
@@ -242,7 +186,16 @@ def test_auto_says_that_it_fell_back(tmp_path):
     assert error.startswith("gpt2kit: error: bundled is not gpt2")
 
 
-# What is shown meanwhile, and how wide
+def test_facts_without_the_real_weights_exits_3(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    done = subprocess.run(
+        [sys.executable, "-m", "gpt2kit.cli", "facts", "--model", "gpt2"],
+        capture_output=True, text=True, env=dict(os.environ),
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "the real gpt2 cannot be had here" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -256,8 +209,8 @@ def test_auto_says_that_it_fell_back(tmp_path):
         ("lens", "reading every layer"),
     ],
 )
-def test_a_terminal_shows_what_goes_on(folder, command, last):  # noqa: F811
-    args = [command, *COMMANDS.get(command, ["the cat"]), "--model", folder, "--json"]
+def test_a_terminal_shows_what_goes_on(folder, command, last):
+    args = [command, *PROBES.get(command, ["the cat"]), "--model", folder, "--json"]
     result = CliRunner().invoke(main, args, env={"FORCE_COLOR": "1"})  # as if it were one
     assert last in result.stderr
     count = {"heads": "3/3", "patch": "15/15", "ablate": "9/9"}.get(command, "")  # layers, places
@@ -275,7 +228,7 @@ def test_the_table_of_heads_fits_80_columns(layers, heads):
         assert re.fullmatch(r"(\d+\.\d+ +[01]\.\d\d +){5}", row)
 
 
-def test_a_long_attention_grid_says_what_its_cells_are(folder):  # noqa: F811
+def test_a_long_attention_grid_says_what_its_cells_are(folder):
     args = ["attn", FULL, "--layer", "0", "--head", "0", "--model", folder]
     result = CliRunner().invoke(main, args, env={"COLUMNS": "50"})
     assert " ".join(result.stdout.split("\n\n")[0].split()) == (
@@ -284,106 +237,15 @@ def test_a_long_attention_grid_says_what_its_cells_are(folder):  # noqa: F811
     )
 
 
-def test_a_table_with_few_parts_has_no_empty_rows(folder):  # noqa: F811
+def test_a_table_with_few_parts_has_no_empty_rows(folder):
     """3 layers have 9 parts; the table holds 10 a side, and prints as many as there are."""
-    out = succeeded(run("attribute", *COMMANDS["attribute"], "--model", folder))
+    out = succeeded(run("attribute", *PROBES["attribute"], "--model", folder))
     table = out.partition("against")[2].partition("the strongest of 9 parts")[0].splitlines()[1:]
     values = np.concatenate(
         [
             np.ravel(x)
-            for x in data("attribute", *COMMANDS["attribute"], "--model", folder)["values"].values()
+            for x in data("attribute", *PROBES["attribute"], "--model", folder)["values"].values()
         ]
     )
     assert len(table) == max((values > 0).sum(), (values < 0).sum())
     assert all(line.strip() for line in table)
-
-
-# Bad input
-
-X = ["--target", "a", "--foil", "b"]
-BAD = [
-    ("heads", [], "length = 50: twice that does not fit the context of 40"),
-    ("heads", ["--length", "0"], "length = 0 must be from 1"),
-    ("heads", ["--prompt", ""], "the prompt is empty"),
-    ("heads", ["--prompt", LONG], "the context holds 40"),
-    ("heads", ["--prompt", "x", "--length", "50"], "--length does not go with --prompt"),
-    ("heads", ["--prompt", "a\udcffb"], "not UTF-8"),
-    ("attn", ["", "--layer", "0", "--head", "0"], "the prompt is empty"),
-    (
-        "attn",
-        ["x", "--layer", "3", "--head", "0"],
-        r"layers \[3\] are not among the 3 there are, 0 to 2",
-    ),
-    ("attn", ["x", "--layer", "1", "--head", "3"], "head 1.3: .* heads 0 to 2"),
-    ("attn", ["x", "--layer", "1", "--head", "-1"], "heads 0 to 2"),
-    ("attn", [FULL, "--layer", "1", "--head", "0", "--bos"], "do not fit the context of 40"),
-    ("attribute", ["", *X], "the prompt is empty"),
-    ("attribute", ["x", "--target", "two tokens"], "'two tokens' is not one token"),
-    ("attribute", ["x", "--target", "a", "--foil", "a"], "target and foil are both 'a'"),
-    ("attribute", ["x", "--target", "a\udcff"], "not UTF-8"),
-    ("attribute", ["x", *X, "--by", "layer"], "'layer' is not one of component, head, neuron"),
-    ("attribute", ["x", *X, "--pos", "1"], "does not lie in the prompt, which has 1 token$"),
-    ("patch", ["--clean", "a", "--corrupt", "ab", *X], "has 1 token and the corrupt one 2"),
-    ("patch", ["--clean", "a", "--corrupt", "a", *X], "nothing can be normalised by that"),
-    ("patch", ["--clean", "a", "--corrupt", "b", "--target", "zz"], "'zz' is not one token"),
-    ("patch", ["--clean", "a", "--corrupt", "b", *X, "--over", "resid"], "unknown tap"),
-    ("patch", ["--clean", "a", "--corrupt", "b", *X, "--over", "[/b]"], "unknown tap"),
-    ("patch", ["--clean", "a", "--corrupt", "b", *X, "--over", "blocks.1.z"], "name 'z' alone$"),
-    ("patch", ["--clean", "-", "--corrupt", "b", *X], "the prompt is empty"),
-    ("patch", ["--clean", "-", "--corrupt", "-", *X], "are both '-'"),
-    ("ablate", ["", *X], "the prompt is empty"),
-    ("ablate", ["x", "--target", "a", "--foil", "a"], "target and foil are both 'a'"),
-    ("ablate", ["x", *X, "--kind", "none"], "'none' is not one of zero, mean, resample"),
-    ("ablate", ["x", *X, "--over", "[/b]"], "unknown tap"),
-    ("ablate", ["x", *X, "--kind", "resample"], "give longer ones as reference"),
-    ("ablate", ["xy", *X, "--kind", "resample", "--reference", "x"], "as many to resample from"),
-    ("ablate", ["x", *X, "--kind", "mean", "--over", "pattern"], "no mean over positions"),
-    ("ablate", ["x", *X, "--reference", "y"], "--reference does not go with --kind zero"),
-    ("ablate", ["x", *X, "--kind", "mean", "--reference", ""], "the prompt is empty"),
-]
-
-
-@pytest.mark.parametrize(("command", "args", "message"), BAD)
-def test_bad_input_is_one_line(folder, command, args, message):  # noqa: F811
-    result = run(command, "--model", folder, *args, stdin="")
-    assert_one_line(result.exit_code, result.stdout, result.stderr, message)
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--model", "./nothing"], "no such folder"),
-        (["--onnx", "none.onnx"], "no such file"),
-        (["--onnx", "x.onnx", "--dtype", "float32"], "does not go with"),
-        (["--model", "bundled", "--device", "abacus"], "'abacus' is not one that torch knows"),
-    ],
-)
-def test_an_engine_that_is_not_there_is_one_line(command, options, message):
-    result = run(command, *COMMANDS[command], *options)
-    assert_one_line(result.exit_code, result.stdout, result.stderr, message)
-
-
-@pytest.mark.parametrize("command", MEASURING)
-def test_debug_lets_the_error_through(folder, command):  # noqa: F811
-    args = [arg.replace("the cat", "").replace("16", "0") for arg in COMMANDS[command]]
-    assert isinstance(run(command, *args, "--model", folder, "--debug").exception, InputError)
-
-
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c not in ("heads", "facts")])
-def test_what_is_missing_is_a_matter_of_usage(command):
-    result = run(command)
-    assert result.exit_code == 2
-    assert "Usage:" in result.stderr
-
-
-def test_facts_without_the_real_weights_exits_3(monkeypatch, tmp_path):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
-    done = subprocess.run(
-        [sys.executable, "-m", "gpt2kit.cli", "facts", "--model", "gpt2"],
-        capture_output=True, text=True, env=dict(os.environ),
-    )  # fmt: skip
-    assert (done.returncode, done.stdout) == (3, "")
-    assert "the real gpt2 cannot be had here" in done.stderr
-    assert done.stderr.count("\n") == 1

@@ -1,0 +1,35 @@
+"""The command `facts`."""
+
+from __future__ import annotations
+
+import sys
+
+from gpt2kit.cli.group import example_command
+from gpt2kit.cli.options import Engine, runner_options
+from gpt2kit.cli.output import Output, output_options
+from gpt2kit.cli.progress import show_status
+
+
+@example_command("gpt2kit facts --model gpt2")
+@runner_options
+@output_options
+def facts(engine: Engine, output: Output) -> None:
+    """Check published facts about gpt2.
+
+    The exit code is 1 if a fact does not hold, 3 if the model is not the real gpt2.
+    """
+    from gpt2kit.errors import CheckpointError
+    from probes.facts.facts import NotTheRealModel, check_facts
+
+    with show_status() as status:
+        try:
+            runner = engine.open()
+        except CheckpointError as error:
+            if engine.model != "gpt2":
+                raise
+            raise NotTheRealModel(f"the real gpt2 cannot be had here: {error}") from error
+        status.update("checking facts")
+        report = check_facts(runner, on_progress=status.count)
+    output.show(report)
+    if not report.passed:
+        sys.exit(1)

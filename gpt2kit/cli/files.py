@@ -1,0 +1,139 @@
+"""The commands about exported files: `export`, `verify`, `inspect` and `bench`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gpt2kit.cli.choices import DEVICES, EXPORT_DTYPES, INTEGER, PROFILES, QUANTISATIONS
+from gpt2kit.cli.group import example_command
+from gpt2kit.cli.options import Engine, debug_option, model_options, options, runner_options
+from gpt2kit.cli.output import Output, output_options, print_json
+from gpt2kit.cli.progress import show_status
+
+_plan_options = options(
+    click.option(
+        "--profile", type=click.Choice(PROFILES), default="portable", show_default=True,
+        help="Standard operators, or onnxruntime's fused attention.",
+    ),
+    click.option(
+        "--dtype", type=click.Choice(EXPORT_DTYPES), default="float32", show_default=True,
+        help="Type of the weights and of the computation.",
+    ),
+    click.option(
+        "--quantize", type=click.Choice(QUANTISATIONS),
+        help="Round the weights; the report says what it costs.",
+    ),
+    click.option("--taps", multiple=True, metavar="GLOB", help="Taps to read; repeatable."),
+    click.option("--edits", multiple=True, metavar="GLOB", help="Taps to edit; repeatable."),
+    click.option(
+        "--opset", type=INTEGER, default=23, show_default=True, help="ONNX opset, 18 to 24."
+    ),
+    click.option(
+        "--external-data", is_flag=True, help="Weights in FILE.data (always above 2 GB)."
+    ),
+    click.option("--overwrite", is_flag=True, help="Replace the config of another model there."),
+)  # fmt: skip
+
+
+@example_command(
+    "gpt2kit export --onnx gpt2.onnx",
+    'gpt2kit export --onnx gpt2.onnx --taps "blocks.*.resid_*"',
+    "gpt2kit export --onnx gpt2.onnx --profile fused --quantize int8",
+)
+@click.option("--onnx", "path", required=True, metavar="FILE", help="The file to write.")
+@model_options
+@_plan_options
+@debug_option
+def export(path: str, model: str, revision: str | None, **plan: Any) -> None:
+    """Write an ONNX file, and prove that it equals torch.
+
+    The model is traced and compared with torch; FILE appears only if they agree. The exit code is
+    1 if they do not.
+    """
+    from rich.console import Console
+
+    from exporters.export import check_target, export_onnx
+    from exporters.parity.report_view import show
+    from gpt2kit import load
+
+    check_target(Path(path))  # before the model is loaded
+    with show_status(log_stages=True) as status:
+        runner = load(model, revision=revision, device="cpu")
+        report = export_onnx(runner, path, on_progress=status.update, **plan)
+    show(report, Console(highlight=False))
+    click.echo(f"wrote {path}")
+
+
+@example_command("gpt2kit verify gpt2.onnx")
+@click.argument("path", metavar="FILE")
+@click.option("--model", help="Where the weights are, if they are not where FILE says.")
+@click.option(
+    "--device", type=click.Choice(DEVICES), default="auto", show_default=True,
+    help="Where FILE runs.",
+)  # fmt: skip
+@output_options
+def verify(path: str, model: str | None, device: str, output: Output) -> None:
+    """Compare an exported FILE with torch.
+
+    The exit code is 1 if they disagree.
+    """
+    from rich.console import Console
+
+    from exporters.parity.compare import verify as run
+    from exporters.parity.report_view import show
+
+    with show_status() as status:
+        status.update("comparing torch and ONNX")
+        report = run(path, model=model, device=device)
+    if output.as_json:
+        print_json(report.to_json())
+    else:
+        show(report, Console(highlight=False))
+    report.raise_if_failed()
+
+
+@example_command("gpt2kit inspect gpt2.onnx", "gpt2kit inspect gpt2.onnx --json")
+@click.argument("path", metavar="FILE")
+@output_options
+def inspect(path: str, output: Output) -> None:
+    """Describe an exported FILE: model, taps, edits, parity."""
+    from rich.console import Console
+
+    from exporters.file.inspection import inspect_onnx
+    from exporters.file.inspection_view import show
+
+    found = inspect_onnx(path)
+    if output.as_json:
+        print_json(found.to_json())
+    else:
+        show(found, Console(highlight=False))
+
+
+@example_command("gpt2kit bench --model bundled", "gpt2kit bench --onnx gpt2.onnx --threads 2")
+@click.option("--threads", type=INTEGER, help="CPU threads; by default one a physical core.")
+@runner_options
+@output_options
+def bench(threads: int | None, engine: Engine, output: Output) -> None:
+    """Measure the speed of a model on this machine.
+
+    Load time, prefill, decode and memory; and how far a decode step is from the time that reading
+    the weights takes.
+    """
+    from rich.console import Console
+
+    from exporters.engine.bench import bench as run
+    from exporters.engine.bench import check_threads
+    from exporters.engine.bench_view import show
+
+    if threads is not None:
+        check_threads(threads)
+    with show_status() as status:
+        status.update("measuring")
+        result = run(lambda: engine.open(threads))
+    if output.as_json:
+        print_json(result.to_json())
+    else:
+        show(result, Console(highlight=False))

@@ -1,0 +1,84 @@
+"""How commands print a result: text for people, JSON or CSV for programs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gpt2kit.cli.options import debug_option, options
+from gpt2kit.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from gpt2kit.result import Result
+
+_options = options(
+    click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+    click.option("--csv", "as_csv", is_flag=True, help="Print a table as CSV."),
+    debug_option,
+)
+
+
+@dataclass(frozen=True)
+class Output:
+    """The form that the user chose."""
+
+    as_json: bool
+    as_csv: bool
+
+    @property
+    def is_data(self) -> bool:
+        """Whether a program reads it."""
+        return self.as_json or self.as_csv
+
+    def show(self, result: Result) -> None:
+        """Print a result as JSON, as CSV, or for the terminal."""
+        if not self.is_data:
+            print_rich(result.render())
+        else:
+            self.show_data(result)
+
+    def show_data(self, result: Result) -> None:
+        """Print a result as JSON, or else as CSV."""
+        if self.as_json:
+            print_json(result.to_json())
+        else:
+            print_csv(result.to_csv())
+
+
+def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--json`, `--csv` and `--debug`; the command receives an `Output` as `output`."""
+
+    @functools.wraps(command)
+    def wrapped(*, as_json: bool, as_csv: bool, **values: Any) -> Any:
+        if as_json and as_csv:
+            raise InputError("--json and --csv: choose one")
+        return command(output=Output(as_json, as_csv), **values)
+
+    return _options(wrapped)
+
+
+def print_json(data: str | dict[str, Any] | list[Any]) -> None:
+    """Print JSON text, or plain data as JSON."""
+    if not isinstance(data, str):
+        import json
+
+        data = json.dumps(data, ensure_ascii=False, indent=1, allow_nan=False)
+    click.echo(data.encode())  # always UTF-8, whatever the terminal's encoding is
+
+
+def print_csv(text: str) -> None:
+    """Print CSV text, which ends with a line break of its own."""
+    click.echo(text.encode(), nl=False)
+
+
+def print_rich(what: RenderableType) -> None:
+    """Print what rich draws; lines wrap at words."""
+    from rich.console import Console
+
+    Console(highlight=False).print(what)
