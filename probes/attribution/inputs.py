@@ -10,89 +10,98 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.console import RenderableType
 
-from gpt2kit.errors import InputError
-from gpt2kit.prompts import Prompt, index, prompt_ids
-from gpt2kit.readout import Floats
+from gpt2kit.checks import check_choice, check_integer
+from gpt2kit.prompts import Prompt, Token, index, prompt_ids
+from gpt2kit.readout import Floats, Ints
+from gpt2kit.result import Row
 from gpt2kit.torch_engine.require import require_torch
-from probes.attribution.attribution_view import tokens
-from probes.attribution.direct import Asked, asked, double, target_ids
+from probes.attribution.header import AttributionHeader, explained_logit, explained_tokens
+from probes.core.tensors import as_float64
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from torch import Tensor
 
     from gpt2kit.torch_engine.runner import TorchRunner
 
 METHODS = ("gradient_x_input", "integrated_gradients")
-_TOGETHER = 1024  # tokens in one backward pass; its memory grows with them
+_BACKWARD_TOKENS = 1024  # tokens in one backward pass, whose memory grows with them
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class InputAttribution(Asked):
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class InputAttribution(AttributionHeader):
     """What each token of the prompt adds to a logit, or to a difference of two.
 
-    `completeness` is how far integrated gradients are from summing to the change from the
-    baseline, `total - baseline_total`: small, if `steps` are enough. For gradient x input it is
-    how far from linear the model is, and need not be small.
+    `completeness` is the sum of the values minus the change from the baseline,
+    `total - baseline_total`. Integrated gradients bring it to 0 with enough `steps`. For gradient x
+    input it measures how far from linear the model is, and need not be small.
     """
 
     method: str
     steps: int  # points on the way from the baseline; 1 for gradient_x_input
-    baseline: str  # what an absent token is
-    baseline_total: float  # the model's number there
+    baseline: str  # what stands for an absent token
+    baseline_total: float  # the explained logit at the baseline
     completeness: float  # sum of values - (total - baseline_total)
-    values: Floats  # (N,); 0 after `position`, which nothing later can change
+    values: Floats  # (N,); 0 after `position`, since later tokens cannot change the logit
+
+    def table(self) -> list[Row]:
+        """One row for each token."""
+        columns = zip(self.prompt_ids.tolist(), self.prompt_tokens, self.values, strict=True)
+        return [
+            {"position": i, "token_id": token_id, "token": token, "value": float(value)}
+            for i, (token_id, token, value) in enumerate(columns)
+        ]
 
     def render(self) -> RenderableType:
         """The tokens in order; of a long prompt, the strongest of them."""
-        return tokens(self)
+        from probes.draw.attribution_tables import tokens_table
+
+        change = f"{self.total - self.baseline_total:+.3f} from the baseline, {self.baseline}"
+        about, seen = self.about(self.method.replace("_", " ")), self.values[: self.position + 1]
+        return tokens_table(about, self.explained_where, self.prompt_tokens, seen, change)
 
 
 def input_attribution(
     runner: TorchRunner,
     prompt: Prompt,
     *,
-    target: str,
-    foil: str | None = None,
+    target: Token,
+    foil: Token | None = None,
     method: str = "integrated_gradients",
     steps: int = 32,
     position: int = -1,
     prepend_bos: bool = False,
 ) -> InputAttribution:
-    """How much of a logit each token of the prompt accounts for, by gradients (torch only).
+    """How much each token of the prompt adds to a logit, by gradients (torch only).
 
-    method: "gradient_x_input", the gradient at the token embeddings times these, summed over
-        d_model; or "integrated_gradients", the same with the mean of the gradient on the straight
-        way from the baseline, which is that all token embeddings are zero. Position embeddings
-        stay. `completeness` says how exact the mean is.
-    steps: points at which that mean takes gradients (Gauss-Legendre); of no use to the other.
+    method: "gradient_x_input", the gradient at the token embeddings times the embeddings, summed
+        over d_model; or "integrated_gradients", the same with the mean of the gradient on the
+        straight line from the baseline, where all token embeddings are 0. Position embeddings
+        stay. `completeness` tells how exact the mean is.
+    steps: number of points on that line (Gauss-Legendre quadrature); gradient_x_input ignores it.
     target, foil, position, prepend_bos, and errors: see `direct_logit_attribution`.
     """
-    import torch
-
     require_torch(runner, "input attribution")
-    if method not in METHODS:
-        raise InputError(f"method = {method!r} is not one of {', '.join(METHODS)}")
-    if steps < 1:
-        raise InputError(f"steps = {steps} must be at least 1")
+    check_choice("method", method, METHODS)
+    check_integer("steps", steps)
     ids = prompt_ids(runner, prompt, prepend_bos=prepend_bos)
     at = index(position, len(ids))
-    chosen = target_ids(runner, target, foil)
+    tokens = explained_tokens(runner, target, foil)
     points, shares = np.ones(1), np.ones(1)
     if method == "integrated_gradients":
         points, shares = (x / 2 for x in np.polynomial.legendre.leggauss(steps))
         points = points + 0.5  # from (-1, 1) to (0, 1)
-    seen = torch.from_numpy(ids[: at + 1]).to(runner.device)
-    ends, _ = _gradients(runner, seen, chosen, np.array([0.0, 1.0]))
+    seen = ids[: at + 1]
+    ends, _ = _gradients(runner, seen, tokens, np.array([0.0, 1.0]))
     values = np.zeros(len(ids))
-    most = max(1, _TOGETHER // len(seen))
+    most = max(1, _BACKWARD_TOKENS // len(seen))
     for start in range(0, len(points), most):
-        some = slice(start, start + most)
-        _, slopes = _gradients(runner, seen, chosen, points[some])
-        values[: at + 1] += shares[some] @ slopes
+        part = slice(start, start + most)
+        _, gradients = _gradients(runner, seen, tokens, points[part])
+        values[: at + 1] += shares[part] @ gradients
     return InputAttribution(
-        **asked(runner, ids, at, prepend_bos, target, foil),
+        **explained_logit(runner, ids, at, target, foil, has_bos=prepend_bos),
         total=float(ends[1]),
         method=method,
         steps=len(points),
@@ -104,26 +113,32 @@ def input_attribution(
 
 
 def _gradients(
-    runner: TorchRunner, ids: Tensor, tokens: list[int], points: Floats
+    runner: TorchRunner, prompt: Ints, tokens: list[int], points: Floats
 ) -> tuple[Floats, Floats]:
-    """With token embeddings (pos, d_model) times each point: the number explained (points,), and
-    its gradient there times the embeddings, (points, pos)."""
+    """Run with the token embeddings (pos, d_model) times each point.
+
+    Returns the explained logit, (points,), and its gradient at the embeddings times the unscaled
+    embeddings, summed over d_model: (points, pos).
+    """
     import torch
 
     from gpt2kit.model import at_least_float32
 
-    # Also where the caller has gradients off; those of the weights are never asked for.
+    # Works where the caller has turned gradients off; the weights get none.
     with torch.inference_mode(False), torch.enable_grad():
+        ids = torch.from_numpy(prompt).to(runner.device)
         weight = runner.model.wte.weight
         embed = at_least_float32(weight.detach()[ids])
         scales = torch.from_numpy(points).to(embed.device, embed.dtype)
         x = (scales[:, None, None] * embed).requires_grad_()
+
+        def replace_embed(_: Tensor) -> Tensor:
+            return x.to(weight.dtype)
+
         out = runner.model(
-            ids.expand(len(points), -1),
-            edits={"embed": lambda _: x.to(weight.dtype)},
-            last_only=True,
+            ids.expand(len(points), -1), edits={"embed": replace_embed}, last_only=True
         )
         logits = at_least_float32(out.logits[:, -1, tokens])
-        number = logits[:, 0] - logits[:, 1:].sum(-1)
-        (slope,) = torch.autograd.grad(number.sum(), x)
-    return double(number), double((slope * embed).sum(-1))
+        explained = logits[:, 0] - logits[:, 1:].sum(-1)
+        (gradient,) = torch.autograd.grad(explained.sum(), x)
+    return as_float64(explained), as_float64((gradient * embed).sum(-1))

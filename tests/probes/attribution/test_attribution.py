@@ -325,7 +325,7 @@ def test_a_foil_gives_the_difference_for_tokens_as_well(exact, method):
 
 def test_many_steps_go_in_several_passes(exact, monkeypatch):
     whole = input_attribution(exact, PROMPT, target="a", steps=7)
-    monkeypatch.setattr("probes.attribution.inputs._TOGETHER", 3 * len(whole.prompt_ids) + 1)
+    monkeypatch.setattr("probes.attribution.inputs._BACKWARD_TOKENS", 3 * len(whole.prompt_ids) + 1)
     close(input_attribution(exact, PROMPT, target="a", steps=7).values, whole.values, 1e-9)
 
 
@@ -407,6 +407,48 @@ def test_ids_and_bos_are_prompts_as_well(torch_runner, probe):
 def test_bad_arguments_are_refused(torch_runner, probe, options, message):
     with pytest.raises(InputError, match=message):
         probe(torch_runner, **{"prompt": PROMPT, "target": "a"} | options)
+
+
+@pytest.mark.parametrize("probe", BOTH)
+def test_token_ids_are_taken_like_texts(torch_runner, probe):
+    texts = probe(torch_runner, PROMPT, target="a", foil="b")
+    ids = probe(torch_runner, PROMPT, target=id_of("a"), foil=np.int64(id_of("b")))
+    assert ids == texts
+    assert ids != probe(torch_runner, PROMPT, target="a", foil="c")
+    with pytest.raises(InputError, match=f"both {id_of('a')}, whose difference is always 0"):
+        probe(torch_runner, PROMPT, target=id_of("a"), foil="a")
+    nameless = probe(TorchRunner(torch_runner.model), [1, 2], target=5, foil=7)
+    assert (nameless.target, nameless.foil, nameless.prompt_tokens) == ("5", "7", ("1", "2"))
+
+
+WRONG_TYPES = [
+    ({"target": None}, "target = None is neither a text nor a token id"),
+    ({"target": 1.5}, "target = 1.5 is neither"),
+    ({"foil": ["a"]}, r"foil = \['a'\] is neither a text nor a token id"),
+    ({"foil": 1.5}, "foil = 1.5 is neither"),
+    ({"position": 1.5}, "position 1.5 must be an integer, got float"),
+    ({"position": None}, "position None must be an integer"),
+    ({"prompt": None}, "a prompt is a text or a row of token ids, not object"),
+    ({"prompt": 5}, "a prompt is a text or a row of token ids, not int64 of shape"),
+    ({"prompt": [1.9]}, "a prompt is a text or a row of token ids, not float64"),
+]
+
+
+@pytest.mark.parametrize("probe", BOTH)
+@pytest.mark.parametrize(("options", "message"), WRONG_TYPES)
+def test_wrong_types_are_refused_by_the_arguments_name(torch_runner, probe, options, message):
+    with pytest.raises(InputError, match=message) as caught:
+        probe(torch_runner, **{"prompt": PROMPT, "target": "a"} | options)
+    assert "\n" not in str(caught.value)
+
+
+def test_levels_methods_and_steps_of_a_wrong_type_are_refused(torch_runner):
+    with pytest.raises(InputError, match="by = 3 is not one of component"):
+        direct_logit_attribution(torch_runner, PROMPT, target="a", by=3)
+    with pytest.raises(InputError, match="method = None is not one of"):
+        input_attribution(torch_runner, PROMPT, target="a", method=None)
+    with pytest.raises(InputError, match=r"steps = 1.5 must be an integer, got float"):
+        input_attribution(torch_runner, PROMPT, target="a", steps=1.5)
 
 
 def test_unknown_levels_methods_and_steps_are_refused(torch_runner):
@@ -504,6 +546,26 @@ def test_json_html_and_repr(torch_runner, probe):
     assert repr(found).startswith(f"{type(found).__name__}(random, logit of 'a' minus logit of")
     assert "\n" not in repr(found)
     assert found._repr_html_().startswith("<pre")
+
+
+@pytest.mark.parametrize("by", LEVELS)
+def test_direct_attribution_has_one_row_a_part_and_is_read_back(torch_runner, by):
+    found = direct_logit_attribution(torch_runner, PROMPT, target="a", foil="b", by=by)
+    rows = found.table()
+    assert [row["value"] for row in rows] == found.parts.tolist()
+    assert [list(row) for row in rows] == [["part", "layer", "index", "value"]] * len(rows)
+    named = zip(rows, found.names, strict=True)
+    assert all(name.split()[0] == row["part"] for row, name in named)
+    assert type(found).from_json(found.to_json()) == found
+
+
+def test_input_attribution_has_one_row_a_token_and_is_read_back(torch_runner):
+    found = input_attribution(torch_runner, PROMPT, target="a", position=4)
+    rows = found.table()
+    assert [row["token_id"] for row in rows] == found.prompt_ids.tolist()
+    assert [row["value"] for row in rows] == found.values.tolist()
+    assert found.to_csv().splitlines()[0] == "position,token_id,token,value"
+    assert type(found).from_json(found.to_json()) == found
 
 
 NEEDING_TORCH = {
