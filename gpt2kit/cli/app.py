@@ -8,21 +8,31 @@ import sys
 import click
 
 from gpt2kit import __version__
-from gpt2kit.cli.causes import ablate, attribute, patch
-from gpt2kit.cli.facts import facts
-from gpt2kit.cli.files import bench, export, inspect, verify
-from gpt2kit.cli.generate import generate
-from gpt2kit.cli.group import CommandGroup
-from gpt2kit.cli.heads import attn, heads
-from gpt2kit.cli.lens import lens
-from gpt2kit.cli.options import debug_option
-from gpt2kit.cli.tools import doctor, taps
+from gpt2kit.cli.group import CommandGroup, Listed, debug_option
 
 SECTIONS = {
-    "See inside": (lens, generate, heads, attn),
-    "Find causes": (attribute, patch, ablate),
-    "Ship": (export, verify, inspect, bench),
-    "Reference": (taps, doctor, facts),
+    "See inside": (
+        Listed("lens", "lens", "Show what each layer would say next (logit lens)."),
+        Listed("generate", "generate", "Continue a prompt."),
+        Listed("heads", "heads", "Show which attention heads do what."),
+        Listed("attn", "heads", "Show what one head attends to."),
+    ),
+    "Find causes": (
+        Listed("attribute", "causes", "Show which parts of the model a logit comes from."),
+        Listed("patch", "causes", "Put one prompt's values into another's run."),
+        Listed("ablate", "causes", "Remove each head and measure what it was good for."),
+    ),
+    "Ship": (
+        Listed("export", "files", "Write an ONNX file, and prove that it equals torch."),
+        Listed("verify", "files", "Compare an exported FILE with torch."),
+        Listed("inspect", "files", "Describe an exported FILE: model, taps, edits, parity."),
+        Listed("bench", "files", "Measure the speed of a model on this machine."),
+    ),
+    "Reference": (
+        Listed("taps", "tools", "List where a model can be read and edited."),
+        Listed("doctor", "tools", "Say what works on this machine, and what is missing."),
+        Listed("facts", "facts", "Check published facts about gpt2."),
+    ),
 }
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from gpt2kit.cli.choices import DEVICES, EXPORT_DTYPES, INTEGER, PROFILES, QUANTISATIONS
-from gpt2kit.cli.group import example_command
-from gpt2kit.cli.options import Engine, debug_option, model_options, options, runner_options
+from gpt2kit.cli.group import debug_option, example_command
+from gpt2kit.cli.options import Engine, model_options, options, runner_options
 from gpt2kit.cli.output import Output, output_options, print_json
 from gpt2kit.cli.progress import show_status
 

@@ -1,15 +1,30 @@
-"""Commands with examples, and the group that lists them and turns errors into one line."""
+"""Commands with examples, and the group that lists them and prints an error as one line."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from importlib import import_module
+from typing import Any, NamedTuple, NoReturn
 
 import click
 
 from gpt2kit.errors import GPT2KitError
 
 BUG = 70  # exit code of an error that gpt2kit did not expect
+
+
+def _set_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    ctx.find_root().obj = ctx.find_root().obj or value
+
+
+debug_option = click.option(
+    "--debug",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_set_debug,
+    help="Show the traceback of an error.",
+)
 
 
 class ExampleCommand(click.Command):
@@ -36,6 +51,14 @@ def write_lines(formatter: click.HelpFormatter, title: str, lines: Sequence[str]
             formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
 
 
+class Listed(NamedTuple):
+    """A command that is imported when it is called; `--help` must be quick."""
+
+    name: str
+    module: str  # in gpt2kit.cli
+    summary: str  # the first line of its docstring, repeated
+
+
 class CommandGroup(click.Group):
     """All commands, listed in sections; an error is one line on standard error.
 
@@ -44,37 +67,46 @@ class CommandGroup(click.Group):
     """
 
     def __init__(
-        self,
-        *args: Any,
-        sections: Mapping[str, Sequence[click.Command]],
-        start: str,
-        **options: Any,
+        self, *args: Any, sections: Mapping[str, Sequence[Listed]], start: str, **options: Any
     ) -> None:
         super().__init__(*args, **options)
         self.sections, self.start = sections, start
-        for command in (command for commands in sections.values() for command in commands):
-            self.add_command(command)
+        self.listed = {command.name: command for part in sections.values() for command in part}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names in the order of the sections; help and completion keep it."""
-        return list(self.commands)
+        """Names in the order of the sections; completion keeps it."""
+        return list(self.listed)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command."""
+        if cmd_name not in self.listed:
+            return None
+        module = import_module(f"gpt2kit.cli.{self.listed[cmd_name].module}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, or name the nearest one."""
+        name = args[0]
+        if name not in self.listed and not ctx.resilient_parsing:
+            from difflib import get_close_matches
+
+            near = get_close_matches(name, self.listed, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            ctx.fail(f"No such command {name!r}.{hint}")
+        return super().resolve_command(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write where to start, the commands, then the options."""
         write_lines(formatter, "Start with", [self.start])
-        self.format_commands(ctx, formatter)
-        click.Command.format_options(self, ctx, formatter)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write one list a section, all with the same column of names."""
-        widest = max(map(len, self.commands))
+        widest = max(map(len, self.listed))
         for title, commands in self.sections.items():
-            rows = [
-                (f"{command.name or '':<{widest}}", command.get_short_help_str(limit=200))
-                for command in commands
-            ]
             with formatter.section(title):
+                rows = [(f"{command.name:<{widest}}", command.summary) for command in commands]
                 formatter.write_dl(rows)
+        click.Command.format_options(self, ctx, formatter)
 
     def make_context(self, *args: Any, **options: Any) -> click.Context:
         """Read the group's own options."""

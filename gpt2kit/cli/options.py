@@ -33,23 +33,11 @@ def options(*each: Callable[[Command], Command]) -> Callable[[Command], Command]
     return wrap
 
 
-def _debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
-    ctx.find_root().obj = ctx.find_root().obj or value
-
-
 def complete_device(_: click.Context, __: click.Parameter, typed: str) -> list[CompletionItem]:
     """Devices for completion; torch knows more, such as cuda:1."""
     return [CompletionItem(name) for name in DEVICES if name.startswith(typed)]
 
 
-debug_option = click.option(
-    "--debug",
-    is_flag=True,
-    expose_value=False,
-    is_eager=True,
-    callback=_debug,
-    help="Show the traceback of an error.",
-)
 model_options = options(
     click.option(
         "--model",

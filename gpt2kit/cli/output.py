@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpt2kit.cli.options import debug_option, options
+from gpt2kit.cli.group import debug_option
+from gpt2kit.cli.options import options
 from gpt2kit.errors import InputError
 
 if TYPE_CHECKING:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from gpt2kit.cli.group import example_command
-from gpt2kit.cli.options import debug_option
+from gpt2kit.cli.group import debug_option, example_command
 from gpt2kit.cli.output import print_rich
 
 SIGNS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "bad": ("bad", "red")}

@@ -15,7 +15,8 @@ from gpt2kit.cli import choices, main
 from gpt2kit.cli.group import ExampleCommand
 from tests.gpt2kit.cli.support import assert_one_line, process, run, succeeded
 
-NAMES = list(main.commands)
+NAMES = list(main.listed)
+COMMANDS = {name: main.get_command(click.Context(main), name) for name in NAMES}
 
 
 def test_help_imports_nothing_heavy():
@@ -69,7 +70,7 @@ def commands_of(command: ExampleCommand) -> list[str]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_help_has_examples_that_parse(name):
-    command = main.commands[name]
+    command = COMMANDS[name]
     out = succeeded(run(name, "--help"))
     assert re.search(r"^Examples?:$", out, re.MULTILINE)
     assert command.examples
@@ -83,7 +84,7 @@ def test_each_help_has_examples_that_parse(name):
 def test_the_first_command_parses():
     program, name, *args = shlex.split(main.start)
     assert program == "gpt2kit"
-    main.commands[name].make_context(name, args)
+    COMMANDS[name].make_context(name, args)
 
 
 @pytest.mark.parametrize("columns", [80, 200])
@@ -166,6 +167,9 @@ def test_a_shell_completes(words, typed, found):
 
 
 def test_every_command_says_what_it_does():
-    assert all(isinstance(command, ExampleCommand) for command in main.commands.values())
-    assert all(isinstance(p, click.Argument) or p.help for c in main.commands.values()
+    assert {name: command.get_short_help_str(200) for name, command in COMMANDS.items()} == {
+        name: listed.summary for name, listed in main.listed.items()
+    }
+    assert all(isinstance(command, ExampleCommand) for command in COMMANDS.values())
+    assert all(isinstance(p, click.Argument) or p.help for c in COMMANDS.values()
                for p in c.params)  # fmt: skip
