@@ -7,7 +7,7 @@ WORKERS := 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test fast lint format clean
+.PHONY: demo test fast lint format dist clean
 
 demo: $(VENV)/.installed
 	$(BIN)/gpt2kit lens --model bundled "Alice was beginning to get very tired of sitting by her sister"
@@ -28,8 +28,14 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# setuptools packs whatever lies in build/, stale files too: begin without it.
+dist: $(VENV)/.installed-dev
+	rm -rf build dist *.egg-info
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build dist *.egg-info
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
