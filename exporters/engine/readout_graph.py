@@ -1,321 +1,299 @@
-"""ln_f, unembedding and the sums of a readout: small graphs over an exported file's weights.
+"""The graphs of a readout: ln_f, unembedding, and sums over the vocabulary.
 
-onnxruntime computes every output of a graph, whatever is fetched (onnxruntime #16013), so each
-graph gives just what it is made for.
+Two graphs: `unembedding_graph` gives all logits of a few vectors; `sums_graph` gives, for many
+vectors, what `gpt2kit.readout` needs and never all logits. (Two, because onnxruntime computes every
+output of a graph, even if it is not fetched: onnxruntime #16013.)
+
+Below each function that uses a trick stands the same computation in numpy. A test compares the two.
+
+In the graphs, x is (vectors, piece): the logits of every vector for one piece of the vocabulary,
+relative to the logit of the vector's first target.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-import onnx
-import onnx_ir
-import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import TensorProto, parser
+from onnx import TensorProto
 
-from exporters.engine.sessions import providers, session_options
-from exporters.file import mapped
-from exporters.file.stored_weights import values
-from gpt2kit.config import GPT2Config
-from gpt2kit.readout import Floats, Ints, Sums
+from exporters.engine.graph_builder import MICROSOFT, GraphBuilder
+from exporters.engine.readout_weights import QuantisedTable, ReadoutWeights
 
-VECTORS, WIDTH = 208, 2048  # on a CPU, that meet at a time: their logits stay within its caches
-WHOLE_VECTORS = 320
+FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
+END = np.iinfo(np.int64).max  # a Slice to the end of an axis
+STEEP = 1e30  # slope of the HardSigmoid that serves as a step function
 
-# What both graphs start with.
-_NORMED = """narrow_resid = CastLike (resid, gain)
-    normed = LayerNormalization <axis = -1, epsilon = EPSILON> (narrow_resid, gain, bias)"""
-# Vectors (row, group) meet the vocabulary in pieces {i}. Logits x are taken relative to that of the
-# first target, so that what is larger than it is above 0, and sums are of numbers that are small.
-# Targets are taken one by one: all at once would be as many times the logits.
-_SUMS = """
-<ir_version: 10, opset_import: ["" : 18, "com.microsoft" : 1]>
-sums (float[vectors, d_model] resid, int64[vectors, n] targets, int64[1] k, int64[3] by_row,
-      int64 others)
-    => (float[vectors, n] chosen, float[vectors, top] top, int64[vectors, top] top_ids,
-        float[vectors, pieces] high, float[vectors, pieces] most,
-        float[vectors, 1, pieces] mean, float[row, 1, pieces_group] reference_mean,
-        float[vectors, pieces] above_first, float[others, vectors, pieces] above_rest,
-        float[vectors, pieces_n] own)
-<int64[1] zero = {0}, int64[1] one = {1}, int64[1] two = {2}, int64[1] last = {-1},
- int64[1] end = {9223372036854775807}, int64[3] alone = {0, 1, -1}, bool on = {1}>
-{
-    NORMED
-    CHOSEN
-    first = Slice (chosen, zero, one, last)
-    rest = Slice (chosen, one, end, last)
-    base = Neg (first)
-    behind = Sub (rest, first)
-    by_target = Transpose (behind)
-    thresholds = Unsqueeze (by_target, two)
-    PIECES
-    JOIN
-    found = Shape <start = 1> (tops)
-    most_k = Min (k, found)
-    top, at = TopK <axis = -1> (tops, most_k)
-    top_ids = GatherElements <axis = -1> (ids, at)
-}
-"""
-_LOGITS = """
-<ir_version: 10, opset_import: ["" : 18, "com.microsoft" : 1]>
-unembed (float[vectors, d_model] resid) => (float[vectors, vocab] logits)
-{
-    NORMED
-    PRODUCT
-    logits = Cast <to = 1> (narrow)
-}
-"""
-_CHOSEN_ALONE = """
-    ids_by_target = Transpose (targets)
-    found_by_target = Scan <
-        num_scan_inputs = 1,
-        body = one_target (int64[vectors] id) => (float[vectors, 1] logit) {
-            column = Gather (unembedding, id)
-            product = Mul (column, normed)
-            logit = ReduceSum (product, last)
-        }
-    > (ids_by_target)
-    chosen_by_target = Squeeze (found_by_target, last)
-    chosen = Transpose (chosen_by_target)
-"""
-_CHOSEN_OF_ALL = """
-    PRODUCT
-    whole = Cast <to = 1> (narrow)
-    chosen = GatherElements <axis = -1> (whole, targets)
-"""
-_PLAIN = "narrow = Gemm <transB = 1> (normed, unembedding)"
-_QUANTISED = """
-    scales = Cast <to = 1> (narrow_scales)
-    narrow = com.microsoft.MatMulNBits <ATTRIBUTES> (normed, packed, scales ZEROS)
-"""
-_PIECE = """
-    x_{i} = PRODUCT
-    k_{i} = Min (k, size_{i})
-    tops_{i}, places_{i} = TopK <axis = -1> (x_{i}, k_{i})
-    ids_{i} = Add (places_{i}, start_{i})
-    high_{i} = Slice (tops_{i}, zero, one, last)
-    best_{i} = Slice (places_{i}, zero, one, last)
-    p_{i} = Softmax <axis = -1> (x_{i})
-    most_{i} = GatherElements <axis = -1> (p_{i}, best_{i})
-    x_alone_{i} = Reshape (x_{i}, alone)
-    p_alone_{i} = Reshape (p_{i}, alone)
-    mean_{i} = com.microsoft.FusedMatMul <transB = 1> (p_alone_{i}, x_alone_{i})
-    x_by_row_{i} = Reshape (x_{i}, by_row)
-    p_by_row_{i} = Reshape (p_{i}, by_row)
-    reference_{i} = Slice (p_by_row_{i}, last, end, one)
-    reference_mean_{i} = com.microsoft.FusedMatMul <transB = 1> (reference_{i}, x_by_row_{i})
-    larger_{i} = HardSigmoid <alpha = 1e30, beta = 0.0> (x_{i})
-    above_first_{i} = ReduceSum (larger_{i}, last)
-    above_rest_{i} = Loop <
-        body = another_{i} (int64 n, bool more) => (bool again, float[vectors, 1] count) {
-            again = Identity (more)
-            threshold = Gather (thresholds, n)
-            over = Sub (x_{i}, threshold)
-            larger = HardSigmoid <alpha = 1e30, beta = 0.0> (over)
-            count = ReduceSum (larger, last)
-        }
-    > (others, on)
-    shifted_{i} = Sub (targets, start_{i})
-    within_{i} = Clip (shifted_{i}, first_{i}, last_{i})
-    own_{i} = GatherElements <axis = -1> (x_{i}, within_{i})
-"""
-_JOINED = (
-    "tops", "ids", "high", "most", "mean", "reference_mean", "above_first", "above_rest", "own",
-)  # fmt: skip
-_CUT = "Gemm <transB = 1> (normed, piece_{i}, base)"
-_WHOLE = "Add (whole, base)"
+Array = NDArray[Any]
 
 
-class Unembedding:
-    """From a few vectors to all their logits: the session behind `OnnxRunner.unembed`."""
+@dataclass(frozen=True)
+class Piece:
+    """Tokens start, start + 1, …, start + size - 1 of the vocabulary."""
 
-    def __init__(self, path: Path, config: GPT2Config, device: str, threads: int) -> None:
-        weights, product = _weights(path)
-        text = _LOGITS.replace("PRODUCT", product)
-        self._session = _Session(text, config, weights, device, threads)
-
-    def logits(self, resid: Floats) -> Floats:
-        """(vectors, d_model) -> (vectors, vocab)."""
-        return self._session.run({"resid": resid})["logits"]
+    start: int
+    size: int
 
 
-class ReadoutGraph:
-    """The sessions behind `OnnxRunner.readout`.
+@dataclass(frozen=True)
+class PieceSums:
+    """The results for one piece, by name; each has the tokens, or the pieces, on its last axis."""
 
-    vectors: how many meet the vocabulary together. On a CPU the unembedding is kept in pieces, each
-    packed for its kernel, so that the logits of a piece stay within the caches; each thread has a
-    session of its own for its share of them, since what follows a product is too short to be
-    shared. Quantised weights, and a GPU's, are whole.
+    top: str  # (vectors, at most k) the largest logits
+    top_ids: str  # (vectors, at most k) and their tokens
+    high: str  # (vectors, 1) the largest logit
+    most: str  # (vectors, 1) the probability of that token within the piece
+    mean: str  # (vectors, 1, 1) mean logit under the probabilities within the piece
+    reference_mean: str  # (row, 1, group) the same under those of the row's last group
+    above_first: str  # (vectors, 1) number of logits above the first target's
+    above_rest: str  # (others, vectors, 1) and above each other target's
+    own: str  # (vectors, n) the targets' logits, if they are in this piece
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Inputs of `sums_graph`, by name. Vectors are (row, group) flattened.
+
+    resid: (vectors, d_model). targets: (vectors, n), n at least 1. k: (1,). by_row: (3,), the shape
+    (row, group, -1). others: n - 1.
     """
 
-    def __init__(self, path: Path, config: GPT2Config, device: str, threads: int) -> None:
-        weights, product = _weights(path)
-        size = config.vocab_size
-        whole = device != "cpu" or "unembedding" not in weights
-        whole = whole or weights["gain"].dtype != np.float32
-        shares = 1 if whole else min(threads, -(-size // WIDTH))
-        self.vectors, self.width = WHOLE_VECTORS, size
-        if not whole:
-            pieces = shares * -(-size // (shares * WIDTH))
-            self.vectors, self.width = VECTORS, 16 * -(-size // (16 * pieces))  # as kernels go
-        starts = range(0, size, self.width)
-        numbers: dict[str, Any] = {}
-        for i, start in enumerate(starts):
-            count = min(self.width, size - start)
-            numbers |= {f"start_{i}": [start], f"size_{i}": [count]}
-            numbers |= {f"first_{i}": 0, f"last_{i}": count - 1}
-            if not whole:
-                weights[f"piece_{i}"] = weights["unembedding"][start : start + count]
-        weights |= {name: np.array(number, np.int64) for name, number in numbers.items()}
-        self._sessions = [
-            _Session(
-                _text(share.tolist(), whole, product), config, weights, device, threads // shares
-            )
-            for share in np.array_split(np.arange(len(starts)), shares)
-        ]
-        self._pool = ThreadPoolExecutor(shares)
-
-    def sums(self, resid: Floats, targets: Ints, refers: bool, top_k: int) -> Sums:
-        """See `gpt2kit.readout.Read`."""
-        rows, n = resid.shape[:2], targets.shape[-1]
-        count = rows[0] * rows[1]
-        # Some logit must be the one that others are relative to.
-        flat = targets.reshape(count, n) if n else np.zeros((count, 1), np.int64)
-        feeds = {
-            "resid": resid.reshape(count, -1),
-            "targets": flat,
-            "k": np.array([top_k]),
-            "by_row": np.array([rows[0], rows[1], -1]),
-            "others": np.array(flat.shape[1] - 1),
-        }
-        shares = list(self._pool.map(lambda session: session.run(feeds), self._sessions))
-        got = {name: np.concatenate([share[name] for share in shares], -1) for name in shares[0]}
-        chosen = shares[0]["chosen"]
-        base, reference_mean = chosen[:, :1], got["reference_mean"].reshape(rows[0], -1, rows[1])
-        pieces = reference_mean.shape[1]
-        above_rest = got["above_rest"].sum(-1).reshape(-1 + flat.shape[1], count)
-        above = np.concatenate([got["above_first"].sum(-1)[None], above_rest]).T
-        # A target is never above itself, however its two products were rounded.
-        own = got["own"].reshape(count, pieces, -1)
-        own = np.take_along_axis(own, flat[:, None] // self.width, 1)[:, 0]
-        above = np.nan_to_num(above).astype(np.int64) - (own > chosen - base)
-        return Sums(
-            base=np.broadcast_to(base.reshape(rows), (pieces, *rows)),
-            log_z=(got["high"] - np.log(got["most"])).T.reshape(pieces, *rows),
-            mean=got["mean"].T.reshape(pieces, *rows),
-            reference_mean=reference_mean.swapaxes(0, 1) if refers else None,
-            top=(got["top"] + base).reshape(*rows, -1),
-            top_ids=got["top_ids"].reshape(*rows, -1),
-            chosen=chosen[:, :n].reshape(*rows, n),
-            above=above[:, :n].reshape(*rows, n),
-        )
+    resid: str
+    targets: str
+    k: str
+    by_row: str
+    others: str
 
 
-class _Session:
-    """A small graph over weights that are handed to it where they lie."""
-
-    def __init__(
-        self,
-        text: str,
-        config: GPT2Config,
-        weights: dict[str, NDArray[Any]],
-        device: str,
-        threads: int,
-    ) -> None:
-        normed = _NORMED.replace("EPSILON", f"{config.layer_norm_epsilon:.12f}")
-        model = parser.parse_model(text.replace("NORMED", normed))
-        used = set(_read(model.graph))
-        held = {}
-        for name in used & weights.keys():
-            if weights[name].size <= 1:  # onnxruntime wants to know it beforehand
-                model.graph.initializer.append(onnx.numpy_helper.from_array(weights[name], name))
-            else:
-                held[name] = _ort_value(weights[name])
-                model.graph.initializer.append(_stub(name, weights[name]))
-        self._values = list(held.values())  # must live as long as the session
-        options = session_options(threads)
-        options.add_external_initializers(list(held), self._values)
-        self._session = ort.InferenceSession(
-            model.SerializeToString(), options, providers=providers(device)
-        )
-        self._outputs = [output.name for output in model.graph.output]
-
-    def run(self, feeds: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Every output by its name."""
-        feeds = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
-        feeds["resid"] = feeds["resid"].astype(np.float32, copy=False)
-        return dict(zip(self._outputs, self._session.run(None, feeds), strict=True))
+def unembedding_graph(weights: ReadoutWeights, epsilon: float) -> GraphBuilder:
+    """resid (vectors, d_model) -> logits (vectors, vocab)."""
+    g = GraphBuilder("unembed")
+    resid = g.input("resid", FLOAT, ("vectors", "d_model"))
+    logits = product(g, norm(g, resid, weights, epsilon), weights.table)
+    g.op("Cast", logits, name="logits", to=FLOAT)
+    g.output("logits", FLOAT, ("vectors", "vocab"))
+    return g
 
 
-def _read(graph: onnx.GraphProto) -> Iterator[str]:
-    """What the nodes of a graph read, and those of the graphs within."""
-    for node in graph.node:
-        yield from node.input
-        for attribute in node.attribute:
-            yield from _read(attribute.g)
+def sums_graph(
+    weights: ReadoutWeights, epsilon: float, pieces: Sequence[Piece], *, whole: bool
+) -> GraphBuilder:
+    """The sums over some pieces of the vocabulary; see `Inputs` and `PieceSums`, whose names are
+    those of the graph's outputs, and `chosen`: (vectors, n) logits of the targets.
 
-
-def _text(pieces: Sequence[int], whole: bool, product: str) -> str:
-    """The graph of the sums over some pieces."""
-    piece = _PIECE.replace("PRODUCT", _WHOLE if whole else _CUT)
-    join = [
-        f"{name} = Concat <axis = -1> ({', '.join(f'{name}_{i}' for i in pieces)})"
-        for name in _JOINED
-    ]
-    chosen = _CHOSEN_OF_ALL.replace("PRODUCT", product) if whole else _CHOSEN_ALONE
-    text = _SUMS.replace("CHOSEN", chosen).replace("JOIN", "\n    ".join(join))
-    return text.replace("PIECES", "".join(piece.replace("{i}", str(i)) for i in pieces))
-
-
-def _weights(path: Path) -> tuple[dict[str, NDArray[Any]], str]:
-    """The weights that a readout needs, from an exported file, and the nodes that unembed.
-
-    External data stays on disk.
+    whole: there is one piece, the vocabulary, and its logits come from one product.
     """
-    model = mapped.load(path)
-    last = {node.op_type: node for node in model.graph}
-    quantised = last.get("MatMulNBits")
-    norm = {"gain": "ln_f.weight", "bias": "ln_f.bias"}
-    arrays = {name: values(path, model, weight) for name, weight in norm.items()}
-    used: dict[str, onnx_ir.Value | None] = {}
-    if quantised is None:
-        used["unembedding"], nodes = last["Gemm"].inputs[1], _PLAIN
+    g = GraphBuilder("sums")
+    given = Inputs(
+        resid=g.input("resid", FLOAT, ("vectors", "d_model")),
+        targets=g.input("targets", INT64, ("vectors", "n")),
+        k=g.input("k", INT64, (1,)),
+        by_row=g.input("by_row", INT64, (3,)),
+        others=g.input("others", INT64, ()),
+    )
+    normed = norm(g, given.resid, weights, epsilon)
+    if whole:
+        logits = g.op("Cast", product(g, normed, weights.table), to=FLOAT)
+        chosen = g.op("GatherElements", logits, given.targets, name="chosen", axis=-1)
+        base, thresholds = relative_to_first(g, chosen)
+        relative = [g.op("Add", logits, base)]
     else:
-        _, used["packed"], scales, zeros, *_ = (*quantised.inputs, None)
-        assert scales is not None
-        if zeros is not None:
-            used["zeros"] = zeros
-        cast = scales.producer()
-        used["narrow_scales"] = cast.inputs[0] if cast else scales
-        given = (f"{name} = {attribute.value}" for name, attribute in quantised.attributes.items())
-        nodes = _QUANTISED.replace("ATTRIBUTES", ", ".join(given))
-        nodes = nodes.replace("ZEROS", ", zeros" if zeros is not None else "")
-    arrays |= {name: _value(value) for name, value in used.items()}
-    return {name: np.ascontiguousarray(x) for name, x in arrays.items()}, nodes
+        assert not isinstance(weights.table, QuantisedTable)
+        chosen = target_logits(g, normed, weights.table, given.targets)
+        base, thresholds = relative_to_first(g, chosen)
+        relative = [piece_logits(g, normed, weights.table, piece, base) for piece in pieces]
+    found = [
+        piece_sums(g, x, piece, given, thresholds)
+        for x, piece in zip(relative, pieces, strict=True)
+    ]
+    join(g, found, given.k)
+    declare_outputs(g)
+    return g
 
 
-def _value(initializer: onnx_ir.Value | None) -> NDArray[Any]:
-    assert initializer is not None
-    assert initializer.const_value is not None
-    return initializer.const_value.numpy()
+def norm(g: GraphBuilder, resid: str, weights: ReadoutWeights, epsilon: float) -> str:
+    """ln_f, in the dtype of the weights."""
+    gain, bias = g.weight("gain", weights.gain), g.weight("bias", weights.bias)
+    narrow = g.op("CastLike", resid, gain)
+    return g.op("LayerNormalization", narrow, gain, bias, axis=-1, epsilon=epsilon)
 
 
-def _ort_value(array: NDArray[Any]) -> ort.OrtValue:
-    """The array where it lies; numpy has bfloat16 only by way of ml_dtypes."""
-    if array.dtype.name != "bfloat16":
-        return ort.OrtValue.ortvalue_from_numpy(array)
-    kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-    return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), kind)
+def product(g: GraphBuilder, normed: str, table: Array | QuantisedTable) -> str:
+    """All logits, in the dtype of the weights."""
+    if not isinstance(table, QuantisedTable):
+        return g.op("Gemm", normed, g.weight("table", table), transB=1)
+    scales = g.op("Cast", g.weight("scales", table.scales), to=FLOAT)
+    operands = [normed, g.weight("packed", table.packed), scales]
+    if table.zeros is not None:
+        operands.append(g.weight("zeros", table.zeros))
+    return g.op("MatMulNBits", *operands, domain=MICROSOFT, **table.attributes)
 
 
-def _stub(name: str, array: NDArray[Any]) -> TensorProto:
-    """An initializer whose data is handed to the session in memory."""
-    tensor = onnx.TensorProto(name=name, dims=array.shape, data_location=TensorProto.EXTERNAL)
-    tensor.data_type = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-    tensor.external_data.add(key="location", value="in-memory")
-    return tensor
+def target_logits(g: GraphBuilder, normed: str, table: Array, targets: str) -> str:
+    """Logits (vectors, n) of the targets, without those of other tokens.
+
+    A Scan takes the targets one by one: all at once would gather (vectors, n, d_model) numbers.
+    """
+    body = g.inner("one_target")
+    ids = body.input("target", INT64, ("vectors",))
+    rows = body.op("Gather", g.weight("table", table), ids)  # (vectors, d_model)
+    logit = body.op("ReduceSum", body.op("Mul", rows, normed), g.constant([-1]))
+    body.output(logit, FLOAT, ("vectors", 1))
+    by_target = g.op("Transpose", targets)
+    found = g.op("Scan", by_target, num_scan_inputs=1, body=body.graph())  # (n, vectors, 1)
+    return g.op("Transpose", g.op("Squeeze", found, g.constant([-1])), name="chosen")
+
+
+def target_logits_numpy(normed: Array, table: Array, targets: Array) -> Array:
+    """`target_logits` in numpy."""
+    return np.stack([(table[ids] * normed).sum(-1) for ids in targets.T], -1)
+
+
+def relative_to_first(g: GraphBuilder, chosen: str) -> tuple[str, str]:
+    """What to add to all logits of a vector, and the other targets' logits after that.
+
+    Logits are taken relative to that of the first target. What is larger than this target is then
+    above 0, which needs no subtraction; and the means below are sums of small numbers, so that
+    float32 loses fewer digits of them.
+    """
+    first = g.op("Slice", chosen, g.constant([0]), g.constant([1]), g.constant([-1]))
+    rest = g.op("Slice", chosen, g.constant([1]), g.constant([END]), g.constant([-1]))
+    by_target = g.op("Transpose", g.op("Sub", rest, first))
+    # (vectors, 1), and (others, vectors, 1): Loop takes one threshold a turn
+    return g.op("Neg", first), g.op("Unsqueeze", by_target, g.constant([2]))
+
+
+def piece_logits(g: GraphBuilder, normed: str, table: Array, piece: Piece, base: str) -> str:
+    """x, for one piece; the product adds `base` as its bias, which costs no pass of its own."""
+    rows = g.weight(f"piece_{piece.start}", table[piece.start : piece.start + piece.size])
+    return g.op("Gemm", normed, rows, base, transB=1)
+
+
+def relative_logits_numpy(normed: Array, table: Array, chosen: Array, piece: Piece) -> Array:
+    """`relative_to_first`, then `piece_logits`, in numpy."""
+    return normed @ table[piece.start : piece.start + piece.size].T - chosen[:, :1]
+
+
+def piece_sums(g: GraphBuilder, x: str, piece: Piece, given: Inputs, thresholds: str) -> PieceSums:
+    """All that is summed up of one piece."""
+    k = g.op("Min", given.k, g.constant([piece.size]))
+    top, places = g.top_k(x, k)
+    first = (g.constant([0]), g.constant([1]), g.constant([-1]))
+    best, high = g.op("Slice", places, *first), g.op("Slice", top, *first)
+    p = g.op("Softmax", x, axis=-1)
+    return PieceSums(
+        top=top,
+        top_ids=g.op("Add", places, g.constant([piece.start])),
+        high=high,
+        most=g.op("GatherElements", p, best, axis=-1),
+        mean=mean(g, p, x),
+        reference_mean=reference_mean(g, p, x, given.by_row),
+        above_first=count_above_zero(g, x),
+        above_rest=count_above_each(g, x, thresholds, given.others),
+        own=own_logits(g, x, piece, given.targets),
+    )
+
+
+def log_z_numpy(x: Array) -> Array:
+    """log sum exp(x) (vectors,) from `high` and `most`, as `readout_sessions` computes it.
+
+    The largest entry of a softmax is exp(max) / sum exp(x). The softmax is computed for the means
+    anyway, so that the sum costs no pass over the logits of its own.
+    """
+    p = np.exp(x - x.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    high, most = x.max(-1), np.take_along_axis(p, x.argmax(-1)[:, None], -1)[:, 0]
+    log_z: Array = high - np.log(most)
+    return log_z
+
+
+def mean(g: GraphBuilder, p: str, x: str) -> str:
+    """Mean of x under p, (vectors, 1, 1).
+
+    As a product of a row with a column: Mul and ReduceSum would write as many numbers as there are
+    logits. FusedMatMul reads its second operand transposed, without a copy.
+    """
+    alone = g.constant([0, 1, -1])  # (vectors, 1, piece)
+    rows = (g.op("Reshape", value, alone) for value in (p, x))
+    return g.op("FusedMatMul", *rows, domain=MICROSOFT, transB=1)
+
+
+def reference_mean(g: GraphBuilder, p: str, x: str, by_row: str) -> str:
+    """Mean of each group's x under the p of the row's last group, (row, 1, group)."""
+    p, x = (g.op("Reshape", value, by_row) for value in (p, x))  # (row, group, piece)
+    last = g.op("Slice", p, g.constant([-1]), g.constant([END]), g.constant([1]))
+    return g.op("FusedMatMul", last, x, domain=MICROSOFT, transB=1)
+
+
+def means_numpy(p: Array, x: Array, by_row: Sequence[int]) -> tuple[Array, Array]:
+    """`mean` (vectors,) and `reference_mean` (row, group) in numpy."""
+    last = p.reshape(by_row)[:, -1:]
+    return (p * x).sum(-1), (last * x.reshape(by_row)).sum(-1)
+
+
+def count_above_zero(g: GraphBuilder, x: str) -> str:
+    """Number of entries above 0, (vectors, 1) float32; exact below 2^24, which vocabularies are.
+
+    HardSigmoid(x) = max(0, min(1, alpha x + beta)) with a huge alpha and beta 0 is a step function
+    that gives floats in one pass. Greater would give booleans, and to sum those they must be cast.
+    """
+    step = g.op("HardSigmoid", x, alpha=STEEP, beta=0.0)
+    return g.op("ReduceSum", step, g.constant([-1]))
+
+
+def count_above_each(g: GraphBuilder, x: str, thresholds: str, others: str) -> str:
+    """Number of entries above each threshold, (others, vectors, 1).
+
+    A Loop takes the thresholds one by one: all at once would be (vectors, others, piece) numbers.
+    """
+    body = g.inner("one_threshold")
+    turn, going = body.input("turn", INT64, ()), body.input("going", BOOL, ())
+    body.output(body.op("Identity", going), BOOL, ())
+    over = body.op("Sub", x, body.op("Gather", thresholds, turn))
+    body.output(count_above_zero(body, over), FLOAT, ("vectors", 1))
+    return g.op("Loop", others, "", body=body.graph())
+
+
+def counts_numpy(x: Array, thresholds: Array) -> Array:
+    """`count_above_zero`, then `count_above_each`, in numpy: (1 + others, vectors)."""
+    zero = np.zeros((len(x), 1), x.dtype)
+    return np.stack([(x > threshold).sum(-1) for threshold in (zero, *thresholds)])
+
+
+def own_logits(g: GraphBuilder, x: str, piece: Piece, targets: str) -> str:
+    """The targets' own entries of x, (vectors, n); any number for targets outside this piece.
+
+    `chosen` comes from another product, which may round otherwise; with its own entry at hand, a
+    target is not counted as above itself.
+    """
+    places = g.op("Sub", targets, g.constant([piece.start]))
+    inside = g.op("Clip", places, g.constant(0), g.constant(piece.size - 1))
+    return g.op("GatherElements", x, inside, axis=-1)
+
+
+def join(g: GraphBuilder, found: Sequence[PieceSums], k: str) -> None:
+    """Join the results of all pieces, each under its own name; keep the k largest of all."""
+    for part in fields(PieceSums):
+        values = [getattr(sums, part.name) for sums in found]
+        candidate = "piece_" if part.name in ("top", "top_ids") else ""
+        g.op("Concat", *values, name=candidate + part.name, axis=-1)
+    available = g.op("Shape", "piece_top", start=1)
+    _, places = g.top_k("piece_top", g.op("Min", k, available), ("top", "places"))
+    g.op("GatherElements", "piece_top_ids", places, name="top_ids", axis=-1)
+
+
+def declare_outputs(g: GraphBuilder) -> None:
+    """Declare all outputs of `sums_graph`."""
+    g.output("chosen", FLOAT, ("vectors", "n"))
+    g.output("top", FLOAT, ("vectors", "top"))
+    g.output("top_ids", INT64, ("vectors", "top"))
+    g.output("high", FLOAT, ("vectors", "pieces"))
+    g.output("most", FLOAT, ("vectors", "pieces"))
+    g.output("mean", FLOAT, ("vectors", 1, "pieces"))
+    g.output("reference_mean", FLOAT, ("row", 1, "pieces_group"))
+    g.output("above_first", FLOAT, ("vectors", "pieces"))
+    g.output("above_rest", FLOAT, ("others", "vectors", "pieces"))
+    g.output("own", FLOAT, ("vectors", "pieces_n"))

@@ -18,7 +18,7 @@ from onnx import TensorProto, parser
 
 from exporters.engine.caches import Changes, Decoder, InPlaceCache, OnnxCache, zeros
 from exporters.engine.devices import choose
-from exporters.engine.readout_graph import ReadoutGraph, Unembedding
+from exporters.engine.readout_sessions import ReadoutSessions, Unembedding
 from exporters.engine.run_parts import absolute_keys, by_slot, cut, joined
 from exporters.engine.sessions import Opened, open_session, providers, reason, run_options
 from exporters.engine.topk_graph import TopK
@@ -418,9 +418,9 @@ class OnnxRunner:
         return TopK(providers(self.device))
 
     @cached_property
-    def _readout(self) -> ReadoutGraph:
+    def _readout(self) -> ReadoutSessions:
         self._opened.check()
-        return ReadoutGraph(self.path, self.config, self.device, self.threads)
+        return ReadoutSessions(self.path, self.config, self.device, self.threads)
 
     @cached_property
     def _unembedding(self) -> Unembedding:

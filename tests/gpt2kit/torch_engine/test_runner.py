@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import exporters.engine.readout_graph
+import exporters.engine.readout_sessions
 import gpt2kit.torch_engine.readout
 import gpt2kit.torch_engine.runner
 from gpt2kit import TorchRunner
@@ -347,8 +347,8 @@ def test_readout_does_not_depend_on_the_tile(runner, stream, monkeypatch, vector
     alone = runner.readout(stream)
     monkeypatch.setattr(gpt2kit.torch_engine.runner, "VECTORS", vectors)
     monkeypatch.setattr(gpt2kit.torch_engine.readout, "width", lambda vectors, device: width)
-    monkeypatch.setattr(exporters.engine.readout_graph, "VECTORS", vectors)
-    monkeypatch.setattr(exporters.engine.readout_graph, "WIDTH", width)
+    monkeypatch.setattr(exporters.engine.readout_sessions, "VECTORS", vectors)
+    monkeypatch.setattr(exporters.engine.readout_sessions, "WIDTH", width)
     small = copy.copy(runner)
     vars(small).pop("_readout", None)
     for got, whole in ((small.readout(stream, **options), want), (small.readout(stream), alone)):

@@ -1,0 +1,67 @@
+"""The weights that a readout needs: ln_f and the unembedding, as an exported file holds them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir
+from numpy.typing import NDArray
+
+from exporters.file import mapped
+from exporters.file.stored_weights import values
+
+
+@dataclass(frozen=True)
+class QuantisedTable:
+    """The unembedding as integers in blocks, the operands of MatMulNBits.
+
+    packed: uint8. scales: float16, one a block. zeros: uint8, or None if every zero point is in the
+    middle of the range. attributes: those of the operator (K, N, bits, block_size, …).
+    """
+
+    packed: NDArray[Any]
+    scales: NDArray[Any]
+    zeros: NDArray[Any] | None
+    attributes: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ReadoutWeights:
+    """gain, bias: (d_model,) of ln_f. table: the unembedding, (vocab, d_model) if not quantised."""
+
+    gain: NDArray[Any]
+    bias: NDArray[Any]
+    table: NDArray[Any] | QuantisedTable
+
+    @classmethod
+    def read(cls, path: Path) -> ReadoutWeights:
+        """Read them from an exported file. Data in an external file stays on disk until used."""
+        model = mapped.load(path)
+        last = {node.op_type: node for node in model.graph}  # the unembedding is the last of a kind
+        quantised = last.get("MatMulNBits")
+        return cls(
+            gain=np.ascontiguousarray(values(path, model, "ln_f.weight")),
+            bias=np.ascontiguousarray(values(path, model, "ln_f.bias")),
+            table=_array(last["Gemm"].inputs[1]) if quantised is None else _quantised(quantised),
+        )
+
+
+def _quantised(node: onnx_ir.Node) -> QuantisedTable:
+    _, packed, scales, zeros, *_ = (*node.inputs, None)
+    assert scales is not None
+    cast = scales.producer()  # scales are stored as float16, and cast for the operator
+    return QuantisedTable(
+        packed=_array(packed),
+        scales=_array(cast.inputs[0] if cast else scales),
+        zeros=None if zeros is None else _array(zeros),
+        attributes={name: attribute.value for name, attribute in node.attributes.items()},
+    )
+
+
+def _array(initializer: onnx_ir.Value | None) -> NDArray[Any]:
+    assert initializer is not None
+    assert initializer.const_value is not None
+    return np.ascontiguousarray(initializer.const_value.numpy())
