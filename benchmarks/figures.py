@@ -1,4 +1,4 @@
-"""The figures of the README: load time, memory, export time, file size, start-up.
+"""The figures of docs/figures.md: load time, memory, export time, file size, start-up.
 
     .venv/bin/python benchmarks/figures.py [--only NAME]...
 
