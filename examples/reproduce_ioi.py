@@ -12,7 +12,9 @@ import argparse
 import sys
 
 import gpt2kit
-from probes.facts.facts import FACTS, NotTheRealModel, check_facts, require_gpt2
+from probes.facts.check import check_facts
+from probes.facts.published import FACTS
+from probes.facts.real_gpt2 import NotTheRealModel, require_gpt2
 
 
 def main() -> int:

@@ -82,6 +82,21 @@ def check_foil(target: Token, target_id: int, foil_id: int) -> None:
         )
 
 
+def token_ids(runner: Runner, tokens: Token | Sequence[Token], name: str = "targets") -> Ints:
+    """(T,) ids of one token or several, each a text that is one token or an id.
+
+    name: of the argument, for errors. Raises InputError for anything else.
+    """
+    single = isinstance(tokens, str | int | np.integer)
+    if not single and not isinstance(tokens, Sequence | np.ndarray):
+        raise InputError(f"{name} = {tokens!r} must be a token or a list of tokens")
+    each: Any = [tokens] if single else tokens
+    for token in each:
+        if not isinstance(token, str | int | np.integer) or isinstance(token, bool):
+            raise InputError(f"{name}: {token!r} is neither the text nor the id of a token")
+    return np.array([token_id(runner, token) for token in each], np.int64)
+
+
 def index(position: int, length: int, what: str = "position", where: str = "the prompt") -> int:
     """A position counted from 0; the one given may count from the end. Raises InputError."""
     if not isinstance(position, int | np.integer) or isinstance(position, bool):

@@ -130,6 +130,11 @@ def resolve_one(name: str, n_layer: int) -> str:
     return found[0]
 
 
+def residual_stream(n_layer: int) -> tuple[str, ...]:
+    """The taps of the residual stream, bottom to top: the embedding, then after each layer."""
+    return "blocks.0.resid_pre", *(f"blocks.{i}.resid_post" for i in range(n_layer))
+
+
 def _hint(name: str, n_layer: int) -> str:
     layer = re.match(r"blocks\.(-?\d+)\.", name)
     if layer and not 0 <= int(layer[1]) < n_layer:

@@ -16,35 +16,21 @@ from probes.core.metrics import Metric
 from probes.core.processed_weights import processed
 from probes.directions.directions import Direction, Steered, mean_difference, pca_directions, steer
 from probes.directions.linear_probes import LinearProbe, linear_probe
-from probes.heads.attention import (
-    AttentionPatterns,
-    AttentionStatistics,
-    HeadScores,
-    attention_patterns,
-    attention_statistics,
-    head_scores,
-)
-from probes.heads.circuits import (
-    CircuitTokens,
-    CopyingScores,
-    copying_score,
-    ov_top_tokens,
-    qk_top_tokens,
-)
+from probes.heads.circuits import CircuitTokens, ov_top_tokens, qk_top_tokens
+from probes.heads.copying import CopyingScores, copying_score
+from probes.heads.patterns import AttentionPatterns, attention_patterns
+from probes.heads.scores import HeadScores, head_scores
+from probes.heads.statistics import AttentionStatistics, attention_statistics
 from probes.lens.generation_lens import GenerationLens, generation_lens
 from probes.lens.head_lens import HeadLens, head_lens
-from probes.lens.logit_lens import LogitLens, logit_lens
+from probes.lens.lens_result import LogitLens
+from probes.lens.logit_lens import logit_lens
 from probes.lens.trajectories import Trajectory, trajectory
 from probes.lens.tuned_lens import TunedLens, tuned_lens
 from probes.lens.tuned_training import train_tuned_lens
-from probes.neurons.neurons import (
-    NearestTokens,
-    NeuronLens,
-    TopActivating,
-    nearest_tokens,
-    neuron_lens,
-    top_activating,
-)
+from probes.neurons.nearest_tokens import NearestTokens, nearest_tokens
+from probes.neurons.neuron_lens import NeuronLens, neuron_lens
+from probes.neurons.top_activating import TopActivating, top_activating
 from probes.tasks.datasets import (
     GreaterThan,
     Pairs,

@@ -19,7 +19,8 @@ def facts(engine: Engine, output: Output) -> None:
     The exit code is 1 if a fact does not hold, 3 if the model is not the real gpt2.
     """
     from gpt2kit.errors import CheckpointError
-    from probes.facts.facts import NotTheRealModel, check_facts
+    from probes.facts.check import check_facts
+    from probes.facts.real_gpt2 import NotTheRealModel
 
     with show_status() as status:
         try:

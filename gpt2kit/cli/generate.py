@@ -141,8 +141,8 @@ def _show_lens(
     """Print a line for each token as soon as it is chosen, then the text."""
     from rich.console import Console
 
+    from probes.draw.generation_lines import header
     from probes.lens.generation_lens import Step, generation_lens
-    from probes.lens.generation_view import header, line
 
     if output.is_data:
         output.show_data(generation_lens(runner, prompt, edits=edits, **sampling))
@@ -155,7 +155,7 @@ def _show_lens(
             for text in header(runner.config.n_layer + 1):
                 console.print(text)
             started = True
-        console.print(line(step), no_wrap=True, overflow="ellipsis", crop=True)
+        console.print(step.line(), no_wrap=True, overflow="ellipsis", crop=True)
 
     lens = generation_lens(runner, prompt, edits=edits, on_step=show, **sampling)
     click.echo("\n" + click.style(prompt, dim=True) + lens.text)

@@ -36,8 +36,8 @@ def heads(prompt: str | None, length: int, engine: Engine, output: Output) -> No
     """
     from rich.console import Group
 
-    from probes.heads.attention import head_scores
-    from probes.heads.circuits import copying_score
+    from probes.heads.copying import copying_score
+    from probes.heads.scores import head_scores
 
     if prompt is not None and given("length"):
         raise InputError("--length does not go with --prompt, which has its own")
@@ -78,7 +78,7 @@ def attn(prompt: str, layer: int, head: int, bos: bool, engine: Engine, output: 
 
     '-' reads the prompt from standard input.
     """
-    from probes.heads.attention import attention_patterns
+    from probes.heads.patterns import attention_patterns
 
     text = text_of(prompt)
     with show_status():

@@ -63,7 +63,6 @@ def lens(
 
     '-' reads the prompt from standard input.
     """
-    from probes.lens.lens_view import grid
     from probes.lens.logit_lens import logit_lens
 
     _check_target(target, foil)
@@ -83,7 +82,7 @@ def lens(
     if output.is_data:
         output.show_data(result)
     else:
-        print_rich(grid(result, by=by, lines=topk))
+        print_rich(result.grid(by=by, lines=topk))
 
 
 def _check_target(target: str | None, foil: str | None) -> None:

@@ -1,6 +1,6 @@
-"""What the published facts are measured by: each function takes a runner and gives some numbers.
+"""The measurements behind the published facts: each function takes a runner and returns numbers.
 
-`<|endoftext|>` stands in front of every prompt. Nothing here knows what the numbers should be.
+`<|endoftext|>` stands before every prompt. Nothing here knows the published numbers.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from gpt2kit.runner import Runner
 from probes.attribution.direct import direct_logit_attribution
 from probes.causal.patching import activation_patching
 from probes.core.metrics import Metric
-from probes.heads.attention import head_scores
-from probes.heads.circuits import copying_score
+from probes.heads.copying import copying_score
+from probes.heads.scores import head_scores
 from probes.tasks.datasets import greater_than, repeated_tokens
 
 Head = tuple[int, int]  # layer, head
@@ -45,24 +45,27 @@ def loss(runner: Runner, *, text: str) -> Sequence[float]:
 
 
 def probabilities(runner: Runner, *, prompt: str, tokens: Sequence[str]) -> Sequence[float]:
-    """(tokens,) of being next."""
+    """(tokens,) the probability of each token as the next one."""
     logprobs = log_softmax(_last_logits(runner, _ids(runner, prompt)))
     return [float(np.exp(logprobs[i])) for i in _singles(runner, *tokens)]
 
 
 def token_ids(runner: Runner, *, tokens: Sequence[str]) -> Sequence[float]:
-    """(tokens,) their ids."""
+    """(tokens,) the ids of some tokens."""
     return _singles(runner, *tokens)
 
 
 def matching_ids(runner: Runner, *, text: str, ids: Sequence[int]) -> Sequence[float]:
-    """How many tokens a text has, and how many of them are those of `ids`, in place."""
+    """(2,) the number of tokens of a text, and how many of them equal `ids` at the same place."""
     found = encode(runner, text)
     return [len(found), sum(a == b for a, b in zip(found, ids, strict=False))]
 
 
 def ioi_differences(runner: Runner, *, without: Head | None = None) -> Sequence[float]:
-    """(8,) logit of the right name minus that of the wrong one; without a head's z at the end."""
+    """(8,) logit of the right name minus logit of the wrong one.
+
+    without: a head whose z is set to 0 at the last position.
+    """
     out = []
     for prompt, right, wrong in IOI:
         ids, edits = _ids(runner, prompt), []
@@ -80,20 +83,25 @@ def ioi_mean(runner: Runner, *, without: Head | None = None) -> Sequence[float]:
 
 
 def ioi_share(runner: Runner, *, head: Head) -> Sequence[float]:
-    """(1,) by how much the mean difference falls when a head is zeroed at the end."""
+    """(1,) the fall of the mean difference when a head is set to 0 at the last position."""
     return [ioi_mean(runner)[0] - ioi_mean(runner, without=head)[0]]
 
 
 def ioi_attribution(runner: Runner, *, heads: Sequence[Head], sign: int) -> Sequence[float]:
-    """Ranks by direct logit attribution, mean over the prompts; sign -1: most negative first."""
-    of = partial(direct_logit_attribution, runner, prepend_bos=True, by="head")
-    scores = [of(p, target=right, foil=wrong).values["head"] for p, right, wrong in IOI]
+    """Ranks by direct logit attribution, mean over the prompts.
+
+    sign: 1 for the most positive first, -1 for the most negative first.
+    """
+    attribute = partial(direct_logit_attribution, runner, prepend_bos=True, by="head")
+    scores = [attribute(p, target=right, foil=wrong).values["head"] for p, right, wrong in IOI]
     return ranks(sign * np.mean(scores, axis=0), heads)
 
 
 def ioi_patching(runner: Runner, *, heads: Sequence[Head]) -> Sequence[float]:
-    """Ranks by how far a head's z of a prompt, at all positions, repairs that with the names
-    exchanged, mean over the prompts."""
+    """Ranks by how far a head's z, patched at all positions, restores the right name.
+
+    It is patched from each prompt into the prompt with the names exchanged; mean over the prompts.
+    """
     effects = []
     for (clean, right, wrong), (corrupt, *_) in _both_ways():
         rows = _ids(runner, clean), _ids(runner, corrupt)
@@ -103,23 +111,27 @@ def ioi_patching(runner: Runner, *, heads: Sequence[Head]) -> Sequence[float]:
 
 
 def attention_ranks(runner: Runner, *, kind: str, heads: Sequence[Head]) -> Sequence[float]:
-    """Ranks by `head_scores` on 100 random tokens said twice."""
+    """Ranks by the `head_scores` of a kind, on 100 random tokens said twice."""
     bos = runner.config.bos_token_id
     ids = repeated_tokens(runner.config.vocab_size, 1, 100, seed=0, bos=bos)[0]
     return ranks(getattr(head_scores(runner, prompt=ids.tolist()), kind), heads)
 
 
 def years(runner: Runner) -> Sequence[float]:
-    """(1,) probability of later years minus that of earlier ones, mean over the prompts."""
-    return [float(np.mean([at(_last_logits(runner, ids)[None]) for ids, _, at in _years(runner)]))]
+    """(1,) probability of later years minus probability of earlier ones, mean over the prompts."""
+    found = [metric(_last_logits(runner, ids)[None]) for ids, _, metric in _years(runner)]
+    return [float(np.mean(found))]
 
 
 def years_patching(runner: Runner, *, over: str, places: Sequence[Head]) -> Sequence[float]:
-    """Ranks by how far `years` falls with a head's z, or a layer's MLP, at the last position as it
-    is after the year 01. An MLP's place is (layer, 0)."""
+    """Ranks by how far `years` falls when a head's z, or a layer's MLP output, is patched.
+
+    The value at the last position comes from the same prompt with the year 01. over: "z", or
+    "mlp_out", whose places are (layer, 0).
+    """
     falls = []
-    for ids, ids_01, at in _years(runner):
-        found = activation_patching(runner, ids_01, ids, metric=at, over=over, positions=[-1])
+    for ids, ids_01, metric in _years(runner):
+        found = activation_patching(runner, ids_01, ids, metric=metric, over=over, positions=[-1])
         falls.append((found.corrupt - found.values).reshape(runner.config.n_layer, -1))
     return ranks(np.mean(falls, axis=0), places)
 
@@ -130,35 +142,39 @@ def copying(runner: Runner, *, head: Head) -> Sequence[float]:
 
 
 def ranks(scores: Floats, places: Sequence[Head]) -> Sequence[float]:
-    """Rank of each place by scores (layer, head), 1 for the largest; NaN counts against."""
+    """Rank of each place by scores (layer, head), 1 for the largest.
+
+    A NaN counts as larger when other places are ranked, and ranks last itself.
+    """
     return [1 + int((~(scores <= scores[place])).sum()) for place in places]
 
 
 def _ids(runner: Runner, text: str) -> list[int]:
-    """Token ids with the BOS in front."""
+    """Token ids, BOS first."""
     ids: list[int] = prompt_ids(runner, text, prepend_bos=True).tolist()
     return ids
 
 
 def _singles(runner: Runner, *tokens: str) -> list[int]:
+    """Ids of texts that are one token each."""
     return [token_id(runner, token) for token in tokens]
 
 
 def _last_logits(runner: Runner, ids: Sequence[int], edits: Sequence[Edit] = ()) -> Floats:
-    """(vocab,) after the last token, in float64."""
+    """(vocab,) logits after the last token, in float64."""
     run = runner.run(ids, edits=edits, last_only=True)
     return np.asarray(run.logits[0, -1], np.float64)
 
 
 def _both_ways() -> Iterator[tuple[tuple[str, str, str], tuple[str, str, str]]]:
-    """Each IOI prompt with the one of the same template that has the names exchanged."""
+    """Each IOI prompt, and the prompt of the same template with the names exchanged."""
     for i in range(0, len(IOI), 2):
         yield IOI[i], IOI[i + 1]
         yield IOI[i + 1], IOI[i]
 
 
 def _years(runner: Runner) -> Iterator[tuple[list[int], list[int], Callable[[Floats], Floats]]]:
-    """Prompt, the same with the year 01, and the metric: logits (batch, vocab) -> (batch,)."""
+    """Ids of a prompt, ids of the same with the year 01, and logits (batch, vocab) -> (batch,)."""
     data = greater_than(tokenizer_of(runner), 8)
     for i, texts in enumerate(zip(data.prompts, data.corrupt, strict=True)):
         ids, ids_01 = (_ids(runner, text) for text in texts)
@@ -167,6 +183,7 @@ def _years(runner: Runner) -> Iterator[tuple[list[int], list[int], Callable[[Flo
 
 
 def _later(logits: Floats, right: list[int], wrong: list[int]) -> Floats:
+    """(batch,) probability of the right tokens minus probability of the wrong ones."""
     p: Floats = np.exp(log_softmax(logits))
     out: Floats = p[:, right].sum(-1) - p[:, wrong].sum(-1)
     return out

@@ -1,56 +1,28 @@
-"""A published fact, what was measured of it, and the report that puts them side by side."""
+"""Published facts beside the numbers measured."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-from rich.console import Group, RenderableType
-from rich.text import Text
+from gpt2kit.result import ModelResult, Result, Row
+from gpt2kit.result_data import from_plain, to_plain
+from probes.facts.fact import Fact
 
-from gpt2kit.result import Result
-from gpt2kit.result_data import to_plain as plain
-from gpt2kit.runner import Runner
-from probes.draw.tables import table
-from probes.draw.words import title
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
-WIDEST = 66  # columns of a fact and its source
-_COLOURS = {"holds": "green", "differs": "bold red", "skipped": "yellow"}
+_SAVED = tuple(field.name for field in fields(Fact) if field.compare)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fact:
-    """Some published numbers, and how to measure them.
-
-    It holds if every measured number is within `tolerance` of the claimed one; with `at_most`, if
-    it is not above the claimed one (a rank, 1 the first, or a sign).
-    """
-
-    name: str
-    source: str
-    measure: Callable[[Runner], Sequence[float]] | None  # None: not measured, for the reason given
-    labels: tuple[str, ...] = ("",)  # (n,)
-    claimed: tuple[float, ...]  # (n,)
-    tolerance: float = 0.0
-    at_most: bool = False
-    reason: str  # for the tolerance, or for how early a rank must be
-    digits: int = 0  # decimals shown
-
-    def holds(self, measured: Sequence[float]) -> bool:
-        """Whether numbers (n,) agree with the claim; NaN never does."""
-        off = np.asarray(measured, np.float64) - np.asarray(self.claimed)
-        return bool(((off if self.at_most else np.abs(off)) <= self.tolerance).all())
-
-
-@dataclass(frozen=True, eq=False)
-class Checked(Result):
-    """A fact, and what was measured."""
+@dataclass(frozen=True, repr=False)
+class Checked:
+    """A fact and the numbers measured for it."""
 
     fact: Fact
-    measured: tuple[float, ...]  # (n,); () if skipped
-    skipped: str = ""  # why, if it was
+    measured: tuple[float, ...]  # (n,); empty if skipped
+    skipped: str = ""  # why it was skipped
 
     @property
     def verdict(self) -> str:
@@ -59,43 +31,85 @@ class Checked(Result):
             return "skipped"
         return "holds" if self.fact.holds(self.measured) else "differs"
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: the fact's own fields but for `measure`, and the outcome."""
+        data = {name: getattr(self.fact, name) for name in _SAVED}
+        data |= {"measured": self.measured, "verdict": self.verdict, "skipped": self.skipped}
+        return {name: to_plain(value) for name, value in data.items()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Rebuild what `to_dict` described; the fact can no longer be measured."""
+        return from_plain(cls, {**data, "fact": data})
+
+    def table(self) -> list[Row]:
+        """One row for each claimed number."""
+        fact, count = self.fact, len(self.fact.claimed)
+        return [
+            {
+                "fact": fact.name,
+                "source": fact.source,
+                "label": fact.labels[i],
+                "claimed": fact.claimed[i],
+                "tolerance": fact.tolerance,
+                "at_most": fact.at_most,
+                "measured": to_plain((self.measured or (None,) * count)[i]),
+                "verdict": self.verdict,
+                "skipped": self.skipped,
+            }
+            for i in range(count)
+        ]
+
     def __repr__(self) -> str:
         return f"Checked({self.fact.name}: {self.verdict})"
 
-    def to_dict(self) -> dict[str, Any]:
-        """The fact's own fields, without the function, and the outcome."""
-        shown = ("name", "source", "labels", "claimed", "tolerance", "at_most", "reason")
-        data = {name: getattr(self.fact, name) for name in shown}
-        data |= {"measured": self.measured, "verdict": self.verdict, "skipped": self.skipped}
-        return {name: plain(value) for name, value in data.items()}
 
-    def cells(self) -> tuple[Text, str, str, Text]:
-        """A row of the table: the fact, what is claimed, what was measured, the verdict."""
-        fact, verdict = self.fact, self.verdict
-        about = Text.assemble(fact.name, (f"\n{self.skipped or fact.source}", "dim"))
-        if verdict == "differs":
-            about.append(f"\n{fact.reason}", "dim italic")
-        sign = "≤ " if fact.at_most else ""
-        margin = f" ± {fact.tolerance:g}" if fact.tolerance else ""
-        claims = (f"{sign}{c:.{fact.digits}f}{margin}" for c in fact.claimed)
-        lines = (f"{x} {c}".strip() for x, c in zip(fact.labels, claims, strict=True))
-        found = "\n".join(f"{m:.{fact.digits}f}" for m in self.measured)
-        return about, "\n".join(lines), found, Text(verdict, _COLOURS[verdict])
-
-
-@dataclass(frozen=True, eq=False)
-class FactsReport(Result):
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class FactsReport(ModelResult):
     """Every fact with its verdict."""
 
-    source: str
-    dtype: str
     rows: tuple[Checked, ...]
 
     @property
     def passed(self) -> bool:
-        """Whether every fact that was measured holds, and at least one was."""
+        """Whether every fact that was measured holds, and at least one was measured."""
         verdicts = [row.verdict for row in self.rows]
         return "holds" in verdicts and "differs" not in verdicts
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: the rows, and whether the report passed."""
+        return super().to_dict() | {"passed": self.passed}
+
+    def table(self) -> list[Row]:
+        """One row for each claimed number."""
+        return [row for checked in self.rows for row in checked.table()]
+
+    def render(self) -> RenderableType:
+        """Claimed beside measured, one fact below the other."""
+        from probes.draw.facts_table import FactLine, facts_table
+        from probes.draw.words import title
+
+        lines = (
+            FactLine(
+                row.fact.name,
+                row.skipped or row.fact.source,
+                row.fact.reason,
+                row.fact.claims,
+                [f"{number:.{row.fact.digits}f}" for number in row.measured],
+                row.verdict,
+            )
+            for row in self.rows
+        )
+        first = title("published facts", self.source, self.dtype, self._counts())
+        return facts_table(first, lines)
+
+    def __eq__(self, other: object) -> bool:
+        """By what is saved: the functions of the facts are not."""
+        if not isinstance(other, FactsReport):
+            return NotImplemented
+        return self.to_dict() == other.to_dict()
+
+    __hash__ = Result.__hash__
 
     def __repr__(self) -> str:
         return f"FactsReport({self.source}, {self.dtype}: {self._counts()})"
@@ -103,18 +117,3 @@ class FactsReport(Result):
     def _counts(self) -> str:
         verdicts = [row.verdict for row in self.rows]
         return ", ".join(f"{verdicts.count(v)} {v}" for v in ("holds", "differs", "skipped"))
-
-    def to_dict(self) -> dict[str, Any]:
-        """The rows, and whether the report passed."""
-        return super().to_dict() | {"passed": self.passed}
-
-    def render(self) -> RenderableType:
-        """Claimed beside measured, one fact below the other."""
-        rows = table("fact", "claimed", "measured", "verdict", numbers=("claimed", "measured"))
-        rows.padding = (0, 2, 1, 0)
-        for column in rows.columns:
-            column.no_wrap = column is not rows.columns[0]
-        rows.columns[0].max_width = WIDEST
-        for row in self.rows:
-            rows.add_row(*row.cells())
-        return Group(title("published facts", self.source, self.dtype, self._counts()), "", rows)

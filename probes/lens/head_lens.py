@@ -6,32 +6,36 @@ stream independently, and so each can be read by itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.console import Group, RenderableType
-from rich.text import Text
 
-from gpt2kit.errors import InputError
-from gpt2kit.prompts import Prompt, Selection, counted, prompt_ids, select, tokenizer_of
+from gpt2kit.prompts import (
+    Prompt,
+    Selection,
+    counted,
+    prompt_ids,
+    select,
+    token_ids,
+    token_texts,
+)
 from gpt2kit.readout import Floats, Ints
-from gpt2kit.result import Result
+from gpt2kit.result import PromptResult, Row, prompt_header
 from gpt2kit.runner import Runner
-from gpt2kit.taps import resolve_one
-from probes.draw.tables import table
-from probes.draw.words import title, visible
+from probes.core.parts import check_head, tap_at
+from probes.lens.reading import Targets
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 
-@dataclass(frozen=True, eq=False)
-class HeadLens(Result):
-    """What one head's write to the stream, by itself, says of the next token."""
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class HeadLens(PromptResult):
+    """What one head's write to the stream, read by itself, predicts as the next token."""
 
-    source: str
-    dtype: str
     layer: int
     head: int
-    prompt_tokens: tuple[str, ...]  # (N,)
     positions: Ints  # (P,)
     norms: Floats  # (P,) length of the write
     top_ids: Ints  # (P, top_k), likeliest first
@@ -41,8 +45,39 @@ class HeadLens(Result):
     target_logprobs: Floats  # (P, T)
     target_ranks: Ints  # (P, T), 0 = likeliest
 
+    def table(self) -> list[Row]:
+        """One row for each position, the top tokens side by side."""
+        return [self._row(p) for p in range(len(self.positions))]
+
+    def _row(self, p: int) -> Row:
+        position = int(self.positions[p])
+        row: Row = {
+            "position": position,
+            "token": self.prompt_tokens[position],
+            "norm": float(self.norms[p]),
+        }
+        for k, token in enumerate(self.top_tokens[p]):
+            row |= {
+                f"top{k + 1}_id": int(self.top_ids[p, k]),
+                f"top{k + 1}_token": token,
+                f"top{k + 1}_logprob": float(self.top_logprobs[p, k]),
+            }
+        for t, token in enumerate(self.targets):
+            row |= {
+                f"target{t + 1}_token": token,
+                f"target{t + 1}_logprob": float(self.target_logprobs[p, t]),
+                f"target{t + 1}_rank": int(self.target_ranks[p, t]),
+            }
+        return row
+
     def render(self) -> RenderableType:
         """One line for each position."""
+        from rich.console import Group
+        from rich.text import Text
+
+        from probes.draw.tables import table
+        from probes.draw.words import title, visible
+
         names = ("pos", "token", "|write|", "likeliest next tokens", *map(visible, self.targets))
         rows = table(*names, numbers=("pos", "|write|"))
         for p, position in enumerate(self.positions):
@@ -71,7 +106,7 @@ def head_lens(
     head: int,
     *,
     top_k: int = 5,
-    targets: str | Sequence[str] = (),
+    targets: Targets = (),
     positions: Selection = None,
 ) -> HeadLens:
     """Read what one head writes (the tap `head_out`) through ln_f and the unembedding.
@@ -79,12 +114,9 @@ def head_lens(
     ln_f normalises the write by its own scale: the tokens say where the head points, `norms` how
     much it writes. Options as in `logit_lens`; a negative layer counts from the end.
     """
-    tap, layer = tap_of(runner, layer, "head_out")
-    check_number("head", head, runner.config.n_head)
-    ids = prompt_ids(runner, prompt)
-    tokenizer = tokenizer_of(runner)
-    names = (targets,) if isinstance(targets, str) else tuple(targets)
-    wanted = np.array([tokenizer.single(text) for text in names], np.int64)
+    tap, layer = tap_at(runner.config, layer, "head_out")
+    check_head(runner.config, head)
+    ids, wanted = prompt_ids(runner, prompt), token_ids(runner, targets)
     columns = select(positions, len(ids), "positions")
     run = runner.run(ids, taps=[tap], last_only=True, top_k=1)
     write = run.taps[tap][0, columns, head]  # (P, d_model)
@@ -92,29 +124,15 @@ def head_lens(
     assert read.target_logprobs is not None
     assert read.target_ranks is not None
     return HeadLens(
-        source=str(runner.source),
-        dtype=runner.precision,
+        **prompt_header(runner, ids),
         layer=layer,
         head=head,
-        prompt_tokens=tuple(tokenizer.tokens(ids.tolist())),
         positions=columns,
         norms=np.linalg.norm(write, axis=-1),
         top_ids=read.top_ids,
-        top_tokens=tuple(tuple(tokenizer.tokens(row)) for row in read.top_ids.tolist()),
+        top_tokens=tuple(token_texts(runner, row) for row in read.top_ids),
         top_logprobs=read.top_logprobs,
-        targets=names,
+        targets=token_texts(runner, wanted),
         target_logprobs=read.target_logprobs,
         target_ranks=read.target_ranks,
     )
-
-
-def tap_of(runner: Runner, layer: int, name: str) -> tuple[str, int]:
-    """The canonical tap, and the layer counted from 0."""
-    tap = resolve_one(f"blocks.{layer}.{name}", runner.config.n_layer)
-    return tap, int(tap.split(".")[1])
-
-
-def check_number(what: str, number: int, count: int) -> None:
-    """Raise InputError unless there is such a head or neuron."""
-    if not 0 <= number < count:
-        raise InputError(f"{what} {number} does not exist; a layer has {what}s 0 to {count - 1}")

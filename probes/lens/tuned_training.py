@@ -1,23 +1,27 @@
-"""Training of a tuned lens; what it is and how it reads: `probes.lens.tuned_lens`."""
+"""Training of a tuned lens. For what the lens is and how it reads, see `probes.lens.tuned_lens`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpt2kit.checks import check_integer
 from gpt2kit.errors import InputError
 from gpt2kit.prompts import Prompt, counted, row_of_ids
 from gpt2kit.readout import Floats, Ints
+from gpt2kit.taps import residual_stream
 from gpt2kit.torch_engine.require import require_torch
-from probes.lens.tuned_lens import TunedLens, digests
+from probes.lens.tuned_lens import TunedLens, weight_digests
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from gpt2kit.model import GPT2
     from gpt2kit.torch_engine.runner import TorchRunner
+
+OnStep = Callable[[int, Floats], None]
 
 
 def train_tuned_lens(
@@ -29,32 +33,56 @@ def train_tuned_lens(
     length: int = 128,
     lr: float = 1e-3,
     seed: int = 0,
-    on_progress: Callable[[int, Floats], None] | None = None,
+    on_progress: OnStep | None = None,
 ) -> TunedLens:
     """Train a lens on text, of any length: Adam, its rate falling to 0, from the identity.
 
     Each step reads `batch` pieces of `length` tokens from random places in the text.
-    on_progress: called with the number of steps done and (layer,) the KL to the final layer in
-                 nats, a mean over the step's tokens, as it was before the step.
+    on_progress: called after each step with the number of steps done and the step's losses
+                 (layer,): KL to the final layer in nats, the mean over the step's tokens, before
+                 the translators were changed.
     Raises InputError for a text shorter than one piece.
+    """
+    runner = require_torch(runner, "training a tuned lens")
+    check_integer("steps", steps)
+    check_integer("batch", batch)
+    check_integer("length", length, 1, runner.config.n_positions)
+    _check_rate(lr)
+    ids = _text_ids(runner, text_or_ids, length)
+    rng = np.random.default_rng(check_integer("seed", seed, low=0))
+
+    def pieces() -> Iterator[Ints]:
+        for _ in range(steps):
+            starts = rng.integers(0, len(ids) - length + 1, batch)
+            yield ids[starts[:, None] + np.arange(length)]
+
+    weight, bias = _train(runner.model, pieces(), steps, lr, on_progress)
+    return TunedLens(str(runner.source), weight_digests(runner), weight, bias)
+
+
+def _train(
+    model: GPT2, pieces: Iterator[Ints], steps: int, lr: float, on_step: OnStep | None
+) -> tuple[Floats, Floats]:
+    """The trained A (layer, d_model, d_model) and b (layer, d_model).
+
+    pieces: token ids (batch, length) for each of the `steps`.
     """
     import torch
     from torch import nn
 
-    require_torch(runner, "training a tuned lens")
-    ids = _pieces(runner, text_or_ids, steps=steps, batch=batch, length=length, lr=lr)
-    model, config = runner.model, runner.config
-    width, layers = config.n_embd, range(config.n_layer)
-    rng = np.random.default_rng(seed)
-    with torch.inference_mode(False):  # a caller's would leave nothing to train
-        weights = [nn.Parameter(torch.zeros(width, width, device=runner.device)) for _ in layers]
-        biases = [nn.Parameter(torch.zeros(width, device=runner.device)) for _ in layers]
+    width, layers, device = (
+        model.config.n_embd,
+        range(model.config.n_layer),
+        model.wte.weight.device,
+    )
+    with torch.inference_mode(False):  # a caller's inference mode would allow no training
+        weights = [nn.Parameter(torch.zeros(width, width, device=device)) for _ in layers]
+        biases = [nn.Parameter(torch.zeros(width, device=device)) for _ in layers]
         optimizer = torch.optim.Adam([*weights, *biases], lr=lr)
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
-        for step in range(1, steps + 1):
-            starts = rng.integers(0, len(ids) - length + 1, batch)
-            streams, final = _streams(model, ids[starts[:, None] + np.arange(length)])
-            losses = np.zeros(config.n_layer)
+        for step, ids in enumerate(pieces, start=1):
+            streams, final = _streams(model, ids)
+            losses = np.zeros(len(layers))
             for i, (h, weight, bias) in enumerate(zip(streams, weights, biases, strict=True)):
                 with torch.enable_grad():
                     loss = _kl(model, h + h @ weight.T + bias, final)
@@ -63,19 +91,25 @@ def train_tuned_lens(
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
-            if on_progress is not None:
-                on_progress(step, losses)
-    trained = [torch.stack([x.detach().cpu() for x in xs]).numpy() for xs in (weights, biases)]
-    return TunedLens(str(runner.source), digests(runner), *trained)
+            if on_step is not None:
+                on_step(step, losses)
+    return _stacked(weights), _stacked(biases)
 
 
-def _pieces(runner: TorchRunner, text_or_ids: Prompt, *, length: int, **counts: float) -> Ints:
-    """The ids of a text, long enough for one piece."""
-    for name, value in counts.items():
-        if not value > 0:
-            raise InputError(f"{name} = {value} must be above 0")
-    if not 1 <= length <= runner.config.n_positions:
-        raise InputError(f"length = {length} must be from 1 to {runner.config.n_positions}")
+def _stacked(parameters: Iterable[Tensor]) -> Floats:
+    """(layer, …) off the device."""
+    return np.stack([parameter.detach().cpu().numpy() for parameter in parameters])
+
+
+def _check_rate(lr: Any) -> None:
+    """Raise InputError unless the learning rate is a positive number."""
+    number = isinstance(lr, int | float | np.number) and not isinstance(lr, bool)
+    if not number or not lr > 0:
+        raise InputError(f"lr = {lr!r} must be a number above 0")
+
+
+def _text_ids(runner: TorchRunner, text_or_ids: Prompt, length: int) -> Ints:
+    """(N,) token ids of a text of any length. Raises InputError if it has fewer than `length`."""
     if isinstance(text_or_ids, str):
         if runner.tokenizer is None:
             raise InputError(f"{runner.source} has no tokenizer; give token ids")
@@ -89,18 +123,20 @@ def _pieces(runner: TorchRunner, text_or_ids: Prompt, *, length: int, **counts: 
 
 
 def _streams(model: GPT2, ids: Ints) -> tuple[list[Tensor], Tensor]:
-    """Ids (batch, pos) -> the streams that translators read, (batch, pos, d_model) each, and the
-    final log-probabilities (batch, pos, vocab)."""
+    """The residual streams that translators read, and the log-probabilities they should give.
+
+    ids: (batch, pos). Returns streams (batch, pos, d_model), one for each layer, and the model's
+    log-probabilities (batch, pos, vocab).
+    """
     import torch
 
-    last = model.config.n_layer - 1
-    taps = ["blocks.0.resid_pre", *(f"blocks.{i}.resid_post" for i in range(last))]
+    taps = residual_stream(model.config.n_layer)[:-1]
     with torch.no_grad():
         out = model(torch.from_numpy(ids).to(model.wte.weight.device), taps=taps)
         return [out.taps[tap].float() for tap in taps], out.logits.float().log_softmax(-1)
 
 
 def _kl(model: GPT2, resid: Tensor, final: Tensor) -> Tensor:
-    """Mean KL(final || what resid is read as) in nats."""
+    """Mean KL in nats from the reading of residual vectors to the final log-probabilities."""
     logits = model.unembed(model.ln_f(resid.to(model.wte.weight.dtype))).float()
     return (final.exp() * (final - logits.log_softmax(-1))).sum(-1).mean()

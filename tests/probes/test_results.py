@@ -10,9 +10,10 @@ from rich.cells import cell_len
 from rich.console import Console
 
 import probes
+from gpt2kit import TorchRunner
 from gpt2kit.result import Result
 from probes import Metric, TunedLens
-from probes.facts.facts import check_facts
+from probes.facts.check import check_facts
 from tests.conftest import CONFIG
 
 A, B = "the [/] b", "the [b] b"
@@ -59,16 +60,10 @@ def drawn(result: Result, width: int) -> list[str]:
     return capture.get().splitlines()
 
 
-class Quantised:
-    """A runner that says of itself what an exported file of 8 bits says."""
+class Quantised(TorchRunner):
+    """A torch model that claims to have the weights of a file quantised to 8 bits."""
 
     precision = "int8"
-
-    def __init__(self, inner) -> None:
-        self.inner = inner
-
-    def __getattr__(self, name):
-        return getattr(self.inner, name)
 
 
 def refused(name: str) -> None:
@@ -98,7 +93,8 @@ def test_a_result_can_be_read_everywhere(torch_runner, name):
 @pytest.mark.parametrize("name", [*sorted(MAKERS.keys() - WITHOUT_DTYPE), "FactsReport"])
 def test_a_result_from_a_quantised_file_says_so(torch_runner, name):
     make = MAKERS.get(name, lambda r: check_facts(r, []))
-    result = make(Quantised(torch_runner))
+    quantised = Quantised(torch_runner.model, torch_runner.tokenizer, torch_runner.source)
+    result = make(quantised)
     assert result.dtype == "int8"
     assert "  int8" in drawn(result, 200)[0]
 

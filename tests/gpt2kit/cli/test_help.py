@@ -140,7 +140,8 @@ def test_choices_are_those_of_the_library():
     from gpt2kit.torch_engine.dtypes import DTYPES
     from probes.attribution.direct import LEVELS
     from probes.causal.ablation import KINDS
-    from probes.lens.logit_lens import QUANTITIES, SITES
+    from probes.lens.lens_result import QUANTITIES
+    from probes.lens.logit_lens import SITES
 
     pairs = [
         (choices.PROFILES, PROFILES), (choices.QUANTISATIONS, BITS),

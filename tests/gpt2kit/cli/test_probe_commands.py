@@ -22,8 +22,9 @@ from probes import (
 from probes.causal.ablation import ablate
 from probes.causal.patching import activation_patching
 from probes.core.metrics import Metric
-from probes.facts import facts
-from probes.facts.report import Fact
+from probes.facts import check as checking
+from probes.facts.fact import Fact
+from probes.heads.scores import KINDS
 from tests.conftest import CONFIG
 from tests.gpt2kit.cli.support import (
     FULL,
@@ -164,8 +165,8 @@ def fact(claimed: float, name: str = "layers [b]") -> Fact:
 def test_facts_that_do_not_hold_exit_1(engine, monkeypatch, claims, code):
     args, runner = engine
     chosen = [fact(claim) for claim in claims]
-    check = facts.check_facts
-    monkeypatch.setattr(facts, "check_facts", lambda r, **given: check(r, chosen, **given))
+    check = checking.check_facts
+    monkeypatch.setattr(checking, "check_facts", lambda r, **given: check(r, chosen, **given))
     want, result = check(runner, chosen), run("facts", *args)
     assert (result.exit_code, result.stdout, result.stderr) == (code, drawn(want), "")
     result = run("facts", "--json", *args)
@@ -221,8 +222,9 @@ def test_a_terminal_shows_what_goes_on(folder, command, last):
 
 @pytest.mark.parametrize(("layers", "heads"), [(12, 12), (48, 25)])
 def test_the_table_of_heads_fits_80_columns(layers, heads):
-    scores = [np.random.default_rng(i).random((layers, heads)) for i in range(5)]
-    result = HeadScores("gpt2", "float32", "4 x 50 random tokens, said twice", *scores)
+    scores = {k: np.random.default_rng(i).random((layers, heads)) for i, k in enumerate(KINDS)}
+    text = "4 x 50 random tokens, said twice"
+    result = HeadScores(source="gpt2", dtype="float32", text=text, **scores)
     assert drawn(result, 80) == drawn(result, 200)
     for row in drawn(result, 80).splitlines()[4:9]:
         assert re.fullmatch(r"(\d+\.\d+ +[01]\.\d\d +){5}", row)

@@ -13,7 +13,7 @@ X = ["--target", "a", "--foil", "b"]
 
 BAD = [
     ("heads", [], "length = 50: twice that does not fit the context of 40"),
-    ("heads", ["--length", "0"], "length = 0 must be from 1"),
+    ("heads", ["--length", "0"], "length = 0 must be at least 1"),
     ("heads", ["--prompt", ""], "the prompt is empty"),
     ("heads", ["--prompt", LONG], "the context holds 40"),
     ("heads", ["--prompt", "x", "--length", "50"], "--length does not go with --prompt"),

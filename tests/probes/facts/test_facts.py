@@ -16,10 +16,14 @@ from gpt2kit import Edit, GPT2Config, Tokenizer, TorchRunner, load
 from gpt2kit.errors import GPT2KitError
 from gpt2kit.runner import Source
 from gpt2kit.taps import resolve
-from probes.facts import facts
 from probes.facts import measures as fact_measures
-from probes.facts.facts import EDITS, FACTS, TAPS, Checked, Fact, NotTheRealModel, check_facts
-from probes.heads.circuits import copying_score
+from probes.facts import published, real_gpt2
+from probes.facts.check import EDITS, TAPS, check_facts
+from probes.facts.fact import Fact
+from probes.facts.published import FACTS
+from probes.facts.real_gpt2 import NotTheRealModel
+from probes.facts.report import Checked
+from probes.heads.copying import copying_score
 from probes.tasks.datasets import CENTURIES, EVENTS
 from tests.conftest import GPT2_TOKENIZER, close, random_model
 
@@ -42,7 +46,7 @@ EVERY = [(layer, head) for layer in range(LAYERS) for head in range(HEADS)]
 def word_tokenizer() -> Tokenizer:
     """Words with their space, and numbers by two digits, are tokens, as they are for gpt2."""
     split = r" ?[A-Za-z]+| ?[0-9]{2}|[^A-Za-z0-9]"
-    texts = [p for p, *_ in IOI] + [facts.HELLO, facts.MILK, facts.DUTY]
+    texts = [p for p, *_ in IOI] + [published.HELLO, published.MILK, published.DUTY]
     words = tokenizers.Regex(split), "isolated"
     cut = pre_tokenizers.Split(*words)
     found = [w for text in texts for w, _ in cut.pre_tokenize_str(text)]
@@ -113,23 +117,23 @@ def test_the_prompts_are_those_of_the_demo():
 
 
 def test_the_loss_is_the_mean_over_all_tokens_but_the_bos(runner, by_torch):
-    ids = ids_of(by_torch, facts.HELLO)
+    ids = ids_of(by_torch, published.HELLO)
     assert len(ids) == 4
     want = torch.nn.functional.cross_entropy(logits_of(by_torch, ids)[:-1], torch.tensor(ids[1:]))
-    close(fact_measures.loss(runner, text=facts.HELLO), [float(want)], 1e-5)
+    close(fact_measures.loss(runner, text=published.HELLO), [float(want)], 1e-5)
 
 
 def test_probabilities_are_those_after_the_last_token(runner, by_torch):
-    p = logits_of(by_torch, ids_of(by_torch, facts.MILK))[-1].softmax(-1)
+    p = logits_of(by_torch, ids_of(by_torch, published.MILK))[-1].softmax(-1)
     tokens = (" Mary", " the", " John")
-    got = fact_measures.probabilities(runner, prompt=facts.MILK, tokens=tokens)
+    got = fact_measures.probabilities(runner, prompt=published.MILK, tokens=tokens)
     close(got, p[[by_torch.tokenizer.single(t) for t in tokens]], 1e-5)
     assert len(set(got)) == 3
 
 
 def test_ids_are_compared_in_place(by_torch):
-    ids = by_torch.tokenizer.encode(facts.HELLO)
-    count = partial(fact_measures.matching_ids, by_torch, text=facts.HELLO)
+    ids = by_torch.tokenizer.encode(published.HELLO)
+    count = partial(fact_measures.matching_ids, by_torch, text=published.HELLO)
     assert count(ids=ids) == [3, 3]
     assert count(ids=[ids[0], -1, ids[2]]) == [3, 2]
     assert count(ids=[*ids, 0]) == [3, 3]
@@ -354,8 +358,8 @@ RECORDED = (
         name="ids", source="recorded", labels=("Mary", "John"), claimed=(1042, 1136),
         measure=partial(fact_measures.token_ids, tokens=[" Mary", " John"]), reason="exact",
     ),
-    facts._looking("induction", "its card", "induction", "1.3 1.1 1.5 1.2 1.0 1.4", 6),
-    facts._looking("previous", "its card", "previous_token", "0.1 0.3", 2),
+    published._looking("induction", "its card", "induction", "1.3 1.1 1.5 1.2 1.0 1.4", 6),
+    published._looking("previous", "its card", "previous_token", "0.1 0.3", 2),
     Fact(
         name="weights", source="recorded", claimed=(1.0,), at_most=True, reason="a score",
         measure=partial(fact_measures.copying, head=(1, 3)),
@@ -416,7 +420,7 @@ def fact(measured=1.0, **change) -> Fact:
 )
 def test_verdicts(given, verdict):
     class Weightless:
-        source, dtype = Source("x"), "float32"
+        source, precision = Source("x"), "float32"
 
     report = check_facts(Weightless(), [given])
     assert report.rows[0].verdict == verdict
@@ -447,7 +451,7 @@ def test_json_holds_numbers_and_verdicts():
     assert read["rows"][0] == {
         "name": "a fact", "source": "somewhere", "labels": ["x"], "claimed": [1.0],
         "tolerance": 0.0, "at_most": False, "reason": "because", "measured": [1.5],
-        "verdict": "differs", "skipped": "",
+        "verdict": "differs", "skipped": "", "digits": 0,
     }  # fmt: skip
     assert (read["rows"][1]["verdict"], read["rows"][1]["measured"]) == ("skipped", [])
 
@@ -463,7 +467,7 @@ class Disguised:
         self.tokenizer, self.source, self.loss = self, Source("disguised"), loss
 
     def encode(self, text):
-        return [facts.MARY] if text == " Mary" else [1, 2, 3]
+        return [real_gpt2.MARY] if text == " Mary" else [1, 2, 3]
 
     def run(self, ids, **_):
         p = np.exp(-self.loss)
@@ -473,18 +477,18 @@ class Disguised:
 
 
 def test_only_a_model_with_gpt2s_sizes_vocabulary_and_loss_is_gpt2(monkeypatch):
-    assert facts.is_real_gpt2(Disguised(5.3318558))
-    assert facts.is_real_gpt2(Disguised(5.4))
-    assert not facts.is_real_gpt2(Disguised(np.log(50257)))
-    assert not facts.is_real_gpt2(Disguised(5.0))
-    assert not facts.is_real_gpt2(Disguised(float("nan")))
-    assert not facts.is_real_gpt2(Disguised(5.3318558, n_layer=24))
-    assert not facts.is_real_gpt2(Disguised(5.3318558, n_embd=1024, n_head=16))
-    monkeypatch.setattr(facts, "MARY", 1)
+    assert real_gpt2.is_real_gpt2(Disguised(5.3318558))
+    assert real_gpt2.is_real_gpt2(Disguised(5.4))
+    assert not real_gpt2.is_real_gpt2(Disguised(np.log(50257)))
+    assert not real_gpt2.is_real_gpt2(Disguised(5.0))
+    assert not real_gpt2.is_real_gpt2(Disguised(float("nan")))
+    assert not real_gpt2.is_real_gpt2(Disguised(5.3318558, n_layer=24))
+    assert not real_gpt2.is_real_gpt2(Disguised(5.3318558, n_embd=1024, n_head=16))
+    monkeypatch.setattr(real_gpt2, "MARY", 1)
     real = Disguised(5.3318558)
-    monkeypatch.setattr(facts, "MARY", 2)
+    monkeypatch.setattr(real_gpt2, "MARY", 2)
     real.encode = lambda text: [1, 2, 3]
-    assert not facts.is_real_gpt2(real)
+    assert not real_gpt2.is_real_gpt2(real)
 
 
 @pytest.mark.parametrize(
@@ -508,9 +512,9 @@ def test_a_random_model_of_gpt2s_sizes_is_not_gpt2(by_torch):
     config = GPT2Config(n_embd=24, n_layer=1, n_head=2)
     runner = TorchRunner(random_model(config), Tokenizer.from_folder(GPT2_TOKENIZER))
     runner.config = GPT2Config()  # only seemingly: the whole would be 500 MB
-    assert "loss" in facts._unlike_gpt2(runner)
+    assert "loss" in real_gpt2._difference(runner)
     runner.tokenizer = None
-    assert "vocabulary" in facts._unlike_gpt2(runner)
+    assert "vocabulary" in real_gpt2._difference(runner)
 
 
 def test_a_measurement_that_is_no_number_is_null_in_json(torch_runner):

@@ -11,9 +11,12 @@ from rich.console import Console
 
 from gpt2kit import Edit, TorchRunner
 from gpt2kit.errors import InputError
-from probes.heads import attention
-from probes.heads.attention import KINDS, attention_patterns, attention_statistics, head_scores
-from probes.heads.circuits import copying_score, ov_top_tokens, qk_top_tokens
+from probes.heads import patterns
+from probes.heads.circuits import ov_top_tokens, qk_top_tokens
+from probes.heads.copying import copying_score
+from probes.heads.patterns import attention_patterns
+from probes.heads.scores import KINDS, head_scores
+from probes.heads.statistics import attention_statistics
 from probes.tasks.datasets import repeated_tokens
 from tests import by_hand, planted
 from tests.conftest import CONFIG, byte_tokenizer, close, random_ids, random_model
@@ -93,7 +96,7 @@ def test_statistics_equal_their_definition(torch_runner, engine):
 def test_a_long_prompt_is_read_a_few_layers_at_a_time(torch_runner, monkeypatch):
     whole = head_scores(torch_runner, length=10)
     runs = []
-    monkeypatch.setattr(attention, "_MOST", 2 * 4 * CONFIG.n_head * 20**2)
+    monkeypatch.setattr(patterns, "_MAX_WEIGHTS", 2 * 4 * CONFIG.n_head * 20**2)
     run = torch_runner.run
     monkeypatch.setattr(torch_runner, "run", lambda *a, **k: runs.append(k["taps"]) or run(*a, **k))
     for kind, score in vars(head_scores(torch_runner, length=10)).items():
@@ -393,12 +396,12 @@ def test_qk_of_planted_heads_finds_what_they_match(known):
         (lambda r: attention_patterns(r, "a").show(0, 3), "head 0.3: .* heads 0 to 2"),
         (lambda r: attention_statistics(r, "a"), "one token, which can only look at itself"),
         (lambda r: head_scores(r), "length = 50: twice that does not fit the context of 40"),
-        (lambda r: head_scores(r, length=0), "length = 0 must be from 1"),
-        (lambda r: head_scores(r, length=4, batch=0), "0 prompts asked for"),
+        (lambda r: head_scores(r, length=0), "length = 0 must be at least 1"),
+        (lambda r: head_scores(r, length=4, batch=0), "batch = 0 must be at least 1"),
         (lambda r: head_scores(r, prompt=[999]), "token id 999 is outside the vocabulary"),
         (lambda r: head_scores(r, length=4).leading("copying"), "'copying' is not one of previous"),
-        (lambda r: ov_top_tokens(r, 3, 0, "a"), "head 3.0: the model has layers 0 to 2"),
-        (lambda r: qk_top_tokens(r, 0, -1, "a"), "head 0.-1: the model has layers 0 to 2"),
+        (lambda r: ov_top_tokens(r, 3, 0, "a"), "the model has layers 0 to 2"),
+        (lambda r: qk_top_tokens(r, 0, -1, "a"), "head -1 does not exist; .* heads 0 to 2"),
         (lambda r: ov_top_tokens(r, 0, 0, "ab"), "'ab' is not one token"),
         (lambda r: ov_top_tokens(r, 0, 0, 999), "token id 999 is outside the vocabulary of 261"),
         (lambda r: qk_top_tokens(r, 0, 0, "a", top_k=0), "top_k = 0 must be from 1 to 261"),

@@ -9,8 +9,7 @@ from click.testing import CliRunner
 from gpt2kit import Edit, generate
 from gpt2kit.cli import main
 from gpt2kit.errors import EditError, InputError
-from probes import generation_lens, logit_lens
-from probes.causal import edit_effect
+from probes import edit_effect, generation_lens, logit_lens
 from tests.conftest import CONFIG, close
 
 PROMPT = "the the "

@@ -18,9 +18,10 @@ from rich.console import Console
 
 from gpt2kit import TorchRunner
 from gpt2kit.errors import GPT2KitError, InputError
+from gpt2kit.result import as_html
 from probes import LogitLens, logit_lens
-from probes.lens.lens_view import as_html, as_text, show
-from probes.lens.logit_lens import QUANTITIES, SITES
+from probes.lens.lens_result import QUANTITIES
+from probes.lens.logit_lens import SITES
 from tests.conftest import CONFIG, close
 
 PROMPT = "the cat, the <b>hat</b>\n"
@@ -220,7 +221,7 @@ def test_a_runner_without_a_tokenizer_or_bos_is_refused(torch_runner):
     with pytest.raises(InputError, match=r"no tokenizer: tokenizer\.json is missing"):
         logit_lens(TorchRunner(torch_runner.model), PROMPT)
     nameless = Tampered(torch_runner, None)
-    nameless.config = SimpleNamespace(n_positions=40, bos_token_id=None)
+    nameless.config = SimpleNamespace(n_positions=40, n_layer=3, bos_token_id=None)
     with pytest.raises(InputError, match="no BOS token in its config"):
         logit_lens(nameless, PROMPT, prepend_bos=True)
 
@@ -310,7 +311,7 @@ def untargeted(lens: LogitLens, n: int = 0) -> LogitLens:
 def drawn(lens: LogitLens, width: int, **options) -> str:
     console = Console(file=io.StringIO(), width=width, color_system=None)
     with console.capture() as capture:
-        show(lens, console, **options)
+        console.print(lens.grid(**options))
     return capture.get()
 
 
@@ -345,21 +346,21 @@ def test_columns_line_up(strange):
 def test_the_token_that_follows_is_marked(torch_runner, lens):
     following = np.append(lens.next_ids[:-1], 0)
     certain = replace(lens, top_ids=np.broadcast_to(following[:, None], lens.top_ids.shape))
-    text = as_text(certain, 200)
+    text = drawn(certain, 200)
     assert text.count("✓") - 1 == 4 * (len(lens.positions) - 1)  # one is the legend
-    assert as_text(replace(lens, top_ids=lens.top_ids * 0 - 5), 200).count("✓") == 1
-    assert "✓" not in as_text(logit_lens(torch_runner, PROMPT, targets=["a"]), 200)
+    assert drawn(replace(lens, top_ids=lens.top_ids * 0 - 5), 200).count("✓") == 1
+    assert "✓" not in drawn(logit_lens(torch_runner, PROMPT, targets=["a"]), 200)
 
 
 def test_the_header_says_what_a_reader_must_know(torch_runner, lens):
-    text = as_text(lens, 400)
+    text = drawn(lens, 400)
     assert f"logit lens  random  float32  {len(lens.prompt_ids)} tokens, no BOS added" in text
     assert "colour: probability" in text
     assert all(str(i) in text.split("\nid ")[1].split("\n")[0] for i in lens.prompt_ids)
     with_bos = logit_lens(torch_runner, PROMPT, prepend_bos=True, targets=["a", "b"])
-    assert " tokens, BOS added\n" in as_text(with_bos, 200)
-    assert "logit of 'a' minus logit of 'b'" in as_text(with_bos, 200)
-    assert "probability of 'a'" in as_text(untargeted(with_bos, 1), 200)
+    assert " tokens, BOS added\n" in drawn(with_bos, 200)
+    assert "logit of 'a' minus logit of 'b'" in drawn(with_bos, 200)
+    assert "probability of 'a'" in drawn(untargeted(with_bos, 1), 200)
     assert "nats" in drawn(lens, 200, by="entropy")
 
 
@@ -373,16 +374,16 @@ def test_the_cells_of_a_target_hold_its_numbers(torch_runner):
 
 def test_a_long_prompt_shows_its_end_and_says_so(torch_runner):
     lens = logit_lens(torch_runner, "x" * CONFIG.n_positions)
-    text = as_text(lens, 30)
+    text = drawn(lens, 30)
     assert re.search(r"the first \d+ columns are not\s+shown; choose with --pos", text)
     assert text.rstrip().split("\n")[-2].split()[-1] == str(CONFIG.n_positions - 1)
-    assert "not shown" not in as_text(lens, 200)
+    assert "not shown" not in drawn(lens, 200)
 
 
 @pytest.mark.parametrize("by", QUANTITIES)
 @pytest.mark.parametrize("targets", [0, 1, 2])
 def test_html_is_coloured_and_escaped(strange, by, targets):
-    html = as_html(untargeted(strange, targets), by=by)
+    html = as_html(untargeted(strange, targets).grid(by=by))
     assert html.startswith("<pre")
     assert html.endswith("</pre>")
     assert len(set(re.findall(r"background-color: (#\w{6})", html))) > 3
@@ -394,15 +395,15 @@ def test_html_shows_every_column_and_runs_nothing(torch_runner, lens):
     assert "<b>" not in html
     assert html.count("final") == 1
     evil = tuple("<script>" for _ in lens.prompt_tokens)
-    assert "<script>" not in as_html(replace(lens, prompt_tokens=evil))
+    assert "<script>" not in replace(lens, prompt_tokens=evil)._repr_html_()
 
 
 def test_lines_and_targets_beyond_what_the_lens_has_are_refused(torch_runner, lens):
     for lines in (0, 4):
-        with pytest.raises(InputError, match=f"{lines} tokens a cell asked for, the lens has 3"):
+        with pytest.raises(InputError, match=f"lines = {lines} must be from 1 to 3"):
             drawn(lens, 80, lines=lines)
     with pytest.raises(InputError, match="one target and one foil, not 3"):
-        as_text(logit_lens(torch_runner, PROMPT, targets=["a", "b", "c"]))
+        logit_lens(torch_runner, PROMPT, targets=["a", "b", "c"]).grid()
 
 
 # What it costs

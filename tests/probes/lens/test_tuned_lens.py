@@ -15,7 +15,7 @@ from gpt2kit.errors import CheckpointError, InputError, TapError
 from gpt2kit.runner import Source
 from probes import logit_lens
 from probes.lens.head_lens import head_lens
-from probes.lens.tuned_lens import TunedLens, tuned_lens, weights_digest
+from probes.lens.tuned_lens import TunedLens, tuned_lens
 from probes.lens.tuned_training import train_tuned_lens
 from tests.conftest import CONFIG, byte_tokenizer, close, random_ids, random_model
 
@@ -33,7 +33,7 @@ def lens(torch_runner) -> TunedLens:
     shape = CONFIG.n_layer, CONFIG.n_embd, CONFIG.n_embd
     weight = rng.normal(size=shape).astype(np.float32) * 0.2
     bias = rng.normal(size=shape[:2]).astype(np.float32)
-    return TunedLens("random", (weights_digest(torch_runner),), weight, bias)
+    return TunedLens("random", (torch_runner.weights_sha256,), weight, bias)
 
 
 def read_by_hand(runner: TorchRunner, x: torch.Tensor) -> torch.Tensor:
@@ -105,7 +105,7 @@ def test_training_brings_every_layer_nearer_to_the_final_one_on_text_not_trained
     assert (after[:-1] < 0.9 * before[:-1]).all(), (before, after)
     assert [step for step, _ in steps] == list(range(1, 41))
     assert (steps[-1][1] < steps[0][1]).all()
-    assert lens.sha256[0] == weights_digest(bundled)
+    assert lens.sha256[0] == bundled.weights_sha256
 
 
 def test_the_loss_is_the_kl_and_a_seed_gives_one_lens(torch_runner):
@@ -128,8 +128,8 @@ def test_the_loss_is_the_kl_and_a_seed_gives_one_lens(torch_runner):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 0}, "steps = 0 must be above 0"),
-        ({"lr": float("nan")}, "lr = nan must be above 0"),
+        ({"steps": 0}, "steps = 0 must be at least 1"),
+        ({"lr": float("nan")}, "lr = nan must be a number above 0"),
         ({"length": 41}, "length = 41 must be from 1 to 40"),
         ({"length": 39}, "the text has 11 tokens, one piece is 39"),
     ],

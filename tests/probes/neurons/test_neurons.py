@@ -10,7 +10,9 @@ import torch
 from gpt2kit import TorchRunner
 from gpt2kit.edits import Edit
 from gpt2kit.errors import InputError, TapError
-from probes.neurons.neurons import nearest_tokens, neuron_lens, top_activating
+from probes.neurons.nearest_tokens import nearest_tokens
+from probes.neurons.neuron_lens import neuron_lens
+from probes.neurons.top_activating import top_activating
 from tests.conftest import CONFIG, byte_tokenizer, close, random_model
 
 LAYER, NEURON = 1, 37

@@ -1,8 +1,8 @@
-"""Published facts about gpt2 (124M), measured again on the model at hand.
+"""Facts about gpt2 (124M) as published, with the functions that measure them again.
 
-Numbers are of the raw model in float32, with `<|endoftext|>` in front of every prompt. What is
-published about heads in words or pictures is checked by rank: among all heads, by a measurement
-that is stated, the named ones come early. How early is our choice, and is given with its reason.
+Numbers are of the raw model in float32, with `<|endoftext|>` before every prompt. Claims about
+heads that were published in words or pictures are checked by rank: by a stated measurement, the
+named heads come early among all heads. How early is our choice, given with its reason.
 """
 
 from __future__ import annotations
@@ -11,10 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from gpt2kit.config import GPT2Config
-from gpt2kit.errors import EditError, GPT2KitError, TapError
-from gpt2kit.progress import OnProgress, Progress
-from gpt2kit.runner import Runner
+from probes.facts.fact import Fact
 from probes.facts.measures import (
     IOI,
     attention_ranks,
@@ -31,90 +28,17 @@ from probes.facts.measures import (
     years,
     years_patching,
 )
-from probes.facts.report import Checked, Fact, FactsReport
-
-# What an exported file must carry for every fact.
-TAPS = (
-    "embed", "pos_embed", "blocks.*.pattern", "blocks.*.z", "blocks.*.mlp_out",
-    "blocks.-1.resid_post", "ln_f_scale",
-)  # fmt: skip
-EDITS = ("blocks.*.z", "blocks.*.mlp_out")
-
-
-class NotTheRealModel(GPT2KitError):
-    """The published facts were asked of a model that is not gpt2."""
-
-    exit_code = 3
-
-
-def check_facts(
-    runner: Runner,
-    facts: Sequence[Fact] | None = None,
-    *,
-    on_progress: OnProgress | None = None,
-) -> FactsReport:
-    """Measure each fact; by default all of FACTS, which only the real gpt2 is asked for.
-
-    on_progress: called after each with the number of facts that are done, and of all.
-    Facts that an exported file cannot answer, for want of TAPS and EDITS, are skipped. Raises
-    NotTheRealModel if no facts are given and `runner` is not gpt2.
-    """
-    if facts is None:
-        require_gpt2(runner)
-        facts = FACTS
-    rows, progress = [], Progress(on_progress, len(facts))
-    for fact in facts:
-        rows.append(_check(runner, fact))
-        progress.add(1)
-    return FactsReport(str(runner.source), runner.precision, tuple(rows))
-
-
-def require_gpt2(runner: Runner) -> None:
-    """Raise NotTheRealModel, which says why, unless this is gpt2 (124M)."""
-    if unlike := _unlike_gpt2(runner):
-        raise NotTheRealModel(
-            f"{runner.source} is not gpt2 (124M): {unlike}; the published facts are about that "
-            "one, so name gpt2 or a folder with its weights"
-        )
-
-
-def is_real_gpt2(runner: Runner) -> bool:
-    """Whether this is gpt2 (124M): its sizes, its vocabulary, and about its loss on a text.
-
-    A random, or much changed, model of the same sizes is not; a quantised gpt2 is.
-    """
-    return not _unlike_gpt2(runner)
-
-
-def _unlike_gpt2(runner: Runner) -> str:
-    """What tells a model from gpt2, or ""."""
-    real = GPT2Config()
-    for name in ("n_layer", "n_embd", "n_head", "n_positions", "vocab_size", "bos_token_id"):
-        if (has := getattr(runner.config, name)) != getattr(real, name):
-            return f"its {name} is {has}, not {getattr(real, name)}"
-    if runner.tokenizer is None or runner.tokenizer.encode(" Mary") != [MARY]:
-        return "its vocabulary is another, or missing"
-    found = loss(runner, text=HELLO)[0]
-    # Weights of 4 bits move it by less than this; random ones give about ln(50257) = 10.8.
-    if not abs(found - LOSS) < 0.25:
-        return f"its loss on {HELLO!r} is {found:.2f}, not {LOSS:.2f}"
-    return ""
-
-
-def _check(runner: Runner, fact: Fact) -> Checked:
-    if fact.measure is None:
-        return Checked(fact, (), f"not measured: {fact.reason}")
-    try:
-        return Checked(fact, tuple(float(x) for x in fact.measure(runner)))
-    except (TapError, EditError) as error:
-        return Checked(fact, (), str(error))
+from probes.facts.real_gpt2 import HELLO, LOSS, MARY
 
 
 def _ranked(
     name: str, source: str, measure: Callable[..., Sequence[float]], names: str, first: int,
     reason: str, *, argument: str = "heads", **options: Any,
 ) -> Fact:  # fmt: skip
-    """names: "9.9 10.0", layer.head, or layers alone; each is claimed to be among the `first`."""
+    """The claim that each of some heads ranks among the `first`.
+
+    names: "9.9 10.0", layer.head, or layers alone. argument: by which `measure` takes them.
+    """
     parts = [name.partition(".") for name in names.split()]
     places = [(int(layer), int(head or 0)) for layer, _, head in parts]
     return Fact(
@@ -128,12 +52,12 @@ def _looking(
     name: str, source: str, kind: str, names: str, first: int,
     why: str = "other heads do it too; which leads depends on the tokens drawn",
 ) -> Fact:  # fmt: skip
+    """The claim that heads rank among the first by how they attend to repeated tokens."""
     why = f"{why}; first {first} of 144"
     return _ranked(name, source, attention_ranks, names, first, why, kind=kind)
 
 
-HELLO, LOSS = "Hello world!", 5.3318558
-MARY, JOHN = 5335, 1757
+JOHN = 1757  # the id of " John"
 MILK = "After John and Mary went to the store, John gave a bottle of milk to"
 DUTY = (
     "No duty is imposed on the rich, rights of the poor is a hollow phrase...) "

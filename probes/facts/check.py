@@ -1,0 +1,53 @@
+"""Measure published facts on a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gpt2kit.errors import EditError, TapError
+from gpt2kit.progress import OnProgress, Progress
+from gpt2kit.result import model_header
+from gpt2kit.runner import Runner
+from probes.facts.fact import Fact
+from probes.facts.published import FACTS
+from probes.facts.real_gpt2 import require_gpt2
+from probes.facts.report import Checked, FactsReport
+
+# The taps and edits that an exported file must have to answer every fact.
+TAPS = (
+    "embed", "pos_embed", "blocks.*.pattern", "blocks.*.z", "blocks.*.mlp_out",
+    "blocks.-1.resid_post", "ln_f_scale",
+)  # fmt: skip
+EDITS = ("blocks.*.z", "blocks.*.mlp_out")
+
+
+def check_facts(
+    runner: Runner,
+    facts: Sequence[Fact] | None = None,
+    *,
+    on_progress: OnProgress | None = None,
+) -> FactsReport:
+    """Measure each fact.
+
+    facts: by default all of `published.FACTS`; then the model must be the real gpt2.
+    on_progress: called after each with (facts done, all facts).
+    Facts that need taps or edits which an exported file lacks are skipped. Raises NotTheRealModel
+    if no facts are given and `runner` is not gpt2.
+    """
+    if facts is None:
+        require_gpt2(runner)
+        facts = FACTS
+    rows, progress = [], Progress(on_progress, len(facts))
+    for fact in facts:
+        rows.append(_check(runner, fact))
+        progress.add(1)
+    return FactsReport(**model_header(runner), rows=tuple(rows))
+
+
+def _check(runner: Runner, fact: Fact) -> Checked:
+    if fact.measure is None:
+        return Checked(fact, (), f"not measured: {fact.reason}")
+    try:
+        return Checked(fact, tuple(float(x) for x in fact.measure(runner)))
+    except (TapError, EditError) as error:
+        return Checked(fact, (), str(error))

@@ -1,0 +1,74 @@
+"""The saved form of a lens: one entry a cell, read back into arrays or spread into a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gpt2kit.errors import InputError
+from gpt2kit.result import Row
+
+Cell = Mapping[str, Any]  # see `LogitLens.cells`
+
+
+def fields(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a LogitLens, arrays as nested lists, from its saved data.
+
+    Raises InputError for missing or misshapen parts.
+    """
+    try:
+        return _header(data) | _values(data["cells"], len(data["positions"]))
+    except (KeyError, TypeError, IndexError) as error:
+        raise InputError(f"saved lens cannot be read: {type(error).__name__} {error}") from error
+
+
+def _header(data: Mapping[str, Any]) -> dict[str, Any]:
+    following = [*data["ids"][1:], -1]
+    return {
+        "kind": data["kind"],
+        "source": data["model"],
+        "dtype": data["dtype"],
+        "has_bos": data["bos_added"],
+        "prompt_ids": data["ids"],
+        "prompt_tokens": data["tokens"],
+        "rows": data["rows"],
+        "positions": data["positions"],
+        "next_ids": [following[p] for p in data["positions"]],
+        "targets": data["targets"],
+    }
+
+
+def _values(cells: Sequence[Cell], columns: int) -> dict[str, Any]:
+    """Nested lists (R, P, …) of each quantity. columns: P."""
+    rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+
+    def each(name: str, missing: Any = None) -> list[list[Any]]:
+        """(R, P) of one entry; `missing` where it is null."""
+        return [[missing if cell[name] is None else cell[name] for cell in row] for row in rows]
+
+    def within(part: str, name: str) -> list[list[list[Any]]]:
+        """(R, P, entries) of one entry of the tokens in `part`."""
+        return [[[token[name] for token in cell[part]] for cell in row] for row in rows]
+
+    return {
+        "top_ids": within("top", "id"),
+        "top_tokens": within("top", "token"),
+        "top_logprobs": within("top", "logprob"),
+        "log_z": each("log_z"),
+        "entropy": each("entropy"),
+        "kl": each("kl"),
+        "next_logprobs": each("next_logprob"),
+        "next_ranks": each("next_rank", missing=-1),
+        "target_logprobs": within("targets", "logprob"),
+        "target_ranks": within("targets", "rank"),
+    }
+
+
+def flat(cell: Cell) -> Row:
+    """One row of a table: the cell's tokens side by side, as `top1_token`, `target1_rank`, …."""
+    row = {name: value for name, value in cell.items() if not isinstance(value, list)}
+    for part in ("top", "targets"):
+        for number, token in enumerate(cell[part], start=1):
+            prefix = f"{part.removesuffix('s')}{number}"
+            row |= {f"{prefix}_{name}": value for name, value in token.items()}
+    return row

@@ -1,0 +1,108 @@
+"""Residual vectors read as predictions: what the logit lens and the tuned lens share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from gpt2kit.errors import GPT2KitError
+from gpt2kit.prompts import Prompt, Selection, Token, prompt_ids, select, token_ids, token_texts
+from gpt2kit.readout import Floats, Ints, Readout
+from gpt2kit.result import prompt_header
+from gpt2kit.runner import Runner
+from probes.core.tolerances import logit_tolerance
+from probes.lens.lens_result import LogitLens
+
+Targets = Token | Sequence[Token]
+Translate = Callable[[Floats], Floats]  # (R, P, d_model) -> the same shape
+
+
+def read_lens(
+    runner: Runner,
+    prompt: Prompt,
+    rows: Sequence[str],
+    *,
+    kind: str,
+    top_k: int,
+    targets: Targets,
+    positions: Selection,
+    prepend_bos: bool,
+    translate: Translate | None = None,
+) -> LogitLens:
+    """Read the taps `rows` at each position through ln_f and the unembedding.
+
+    rows: the last one is the final residual stream. translate: is applied to the streams (R, P,
+    d_model) before they are read; it must leave the last row as it is. For the other options, see
+    `logit_lens`.
+    """
+    ids = prompt_ids(runner, prompt, prepend_bos=prepend_bos)
+    wanted = token_ids(runner, targets)
+    columns = select(positions, len(ids), "positions")
+    following = np.append(ids[1:], -1)[columns]
+    resid, own = _streams(runner, ids, rows, columns)
+    if translate is not None:
+        resid = translate(resid)
+    followed = np.column_stack(
+        [np.maximum(following, 0), np.broadcast_to(wanted, (len(columns), len(wanted)))]
+    )
+    read = runner.readout(resid, top_k=top_k, targets=followed, reference=resid[-1])
+    _check_last_row(read, int(columns.argmax()), *own, runner.precision)
+    assert read.target_logprobs is not None
+    assert read.target_ranks is not None
+    assert read.kl is not None
+    return LogitLens(
+        **prompt_header(runner, ids, has_bos=prepend_bos),
+        kind=kind,
+        rows=tuple(rows),
+        positions=columns,
+        next_ids=following,
+        top_ids=read.top_ids,
+        top_tokens=_texts(runner, read.top_ids),
+        top_logprobs=read.top_logprobs,
+        log_z=read.log_z,
+        entropy=read.entropy,
+        kl=read.kl,
+        next_logprobs=np.where(following >= 0, read.target_logprobs[..., 0], np.nan),
+        next_ranks=np.where(following >= 0, read.target_ranks[..., 0], -1),
+        targets=token_texts(runner, wanted),
+        target_logprobs=read.target_logprobs[..., 1:],
+        target_ranks=read.target_ranks[..., 1:],
+    )
+
+
+def _streams(
+    runner: Runner, ids: Ints, rows: Sequence[str], columns: Ints
+) -> tuple[Floats, tuple[Floats, Ints]]:
+    """(R, P, d_model) the taps at some columns; and the two largest logits of the last of these
+    columns with their tokens, both (2,), by the model itself.
+
+    Tokens after the last column change nothing, so they are not run.
+    """
+    run = runner.run(ids[: columns.max() + 1], taps=rows, last_only=True, top_k=2)
+    assert run.top_ids is not None
+    resid = np.stack([run.taps[row][0, columns] for row in rows])
+    return resid, (run.logits[0, -1], run.top_ids[0, -1])
+
+
+def _texts(runner: Runner, ids: Ints) -> tuple[tuple[tuple[str, ...], ...], ...]:
+    """(R, P, top_k) token ids as text; each id is looked up once."""
+    unique = np.unique(ids)
+    text = dict(zip(unique.tolist(), token_texts(runner, unique), strict=True))
+    return tuple(tuple(tuple(text[i] for i in cell) for cell in row) for row in ids.tolist())
+
+
+def _check_last_row(read: Readout, column: int, logits: Floats, ids: Ints, precision: str) -> None:
+    """Raise GPT2KitError unless the last row is the model's own prediction at one column.
+
+    logits, ids: (2,) the model's two largest logits there, and their tokens.
+    """
+    allowed = logit_tolerance(precision) * max(1.0, float(np.abs(logits).max()))
+    apart = abs(read.top_logprobs[-1, column, 0] + read.log_z[-1, column] - logits[0])
+    if logits[0] - logits[1] > 2 * allowed and read.top_ids[-1, column, 0] != ids[0]:
+        apart = np.inf
+    if not apart <= allowed:
+        raise GPT2KitError(
+            f"the lens' last row is {apart:.2e} from the model's logits at column {column}; "
+            "this is a bug in gpt2kit, please report it"
+        )

@@ -1,0 +1,91 @@
+"""Files of tuned lenses: our own, and those that the paper's authors publish."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpt2kit.errors import CheckpointError
+from gpt2kit.readout import Floats
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_FORMAT = "gpt2kit tuned lens"
+
+Parts = tuple[str, tuple[str, ...], Floats, Floats]  # the fields of a TunedLens
+
+
+def write_saved(
+    path: str | os.PathLike[str], source: str, sha256: Sequence[str], weight: Floats, bias: Floats
+) -> None:
+    """Write one safetensors file; its metadata names the model and its weights."""
+    from safetensors.numpy import save_file
+
+    tensors = {"weight": np.ascontiguousarray(weight), "bias": np.ascontiguousarray(bias)}
+    metadata = {"format": _FORMAT, "source": source, "weights_sha256": " ".join(sha256)}
+    save_file(tensors, path, metadata)
+
+
+def read_saved(path: Path) -> Parts:
+    """Read what `write_saved` wrote. Raises CheckpointError for any other file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            weight, bias = (file.get_tensor(name) for name in ("weight", "bias"))
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a tuned lens that can be read ({error})") from error
+    if metadata.get("format") != _FORMAT:
+        raise CheckpointError(f"{path}: not a tuned lens that gpt2kit saved")
+    return metadata["source"], tuple(metadata["weights_sha256"].split()), weight, bias
+
+
+def read_published(folder: Path) -> Parts:
+    """Read config.json and params.pt. Raises CheckpointError if they do not fit each other.
+
+    params.pt holds `{layer}.weight` and, unless the lens has no bias, `{layer}.bias` of torch's
+    Linear, whose weight is (out, in) as ours is.
+    """
+    import torch
+
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        layers, width = int(config["num_hidden_layers"]), int(config["d_model"])
+        name = str(config.get("base_model_name_or_path", folder.name))
+        state = torch.load(folder / "params.pt", map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle can fail in any way
+        raise CheckpointError(f"{folder}: not a tuned lens that can be read ({error!r})") from error
+    shapes: dict[str, tuple[int, ...]] = {f"{i}.weight": (width, width) for i in range(layers)}
+    if config.get("bias", True):
+        shapes |= {f"{i}.bias": (width,) for i in range(layers)}
+    _check_shapes(folder, state, shapes)
+    weight = _stacked([state[f"{i}.weight"] for i in range(layers)])
+    no_bias = torch.zeros(width)
+    bias = _stacked([state.get(f"{i}.bias", no_bias) for i in range(layers)])
+    return name, (), weight, bias
+
+
+def _check_shapes(
+    folder: Path, state: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raise CheckpointError unless the tensors are those that config.json describes."""
+    found = {key: tuple(getattr(x, "shape", ())) for key, x in state.items()}
+    if found == shapes:
+        return
+    wrong = min(k for k in found.keys() | shapes if found.get(k) != shapes.get(k))
+    raise CheckpointError(
+        f"{folder}: params.pt has {wrong} {found.get(wrong, 'missing')}, its config.json asks "
+        f"for {shapes.get(wrong, 'no such tensor')}"
+    )
+
+
+def _stacked(parts: Sequence[Tensor]) -> Floats:
+    """(layer, …) in float32."""
+    return np.stack([part.float().numpy() for part in parts])
