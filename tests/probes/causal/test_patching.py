@@ -20,8 +20,7 @@ from gpt2kit.taps import axes_of, tap_axes
 from probes.causal.ablation import ablate
 from probes.causal.patching import activation_patching
 from probes.causal.paths import path_patching
-from probes.core import batching
-from probes.core import sweeps as sweep
+from probes.core import base_run, batching
 from probes.core.metrics import Metric, as_metric
 from tests import by_hand
 from tests.conftest import CONFIG, close, random_ids
@@ -324,7 +323,7 @@ def test_layers_below_the_patch_are_shared_where_the_engine_can(torch_runner):
 
 def test_the_sweep_is_timed_beside_what_single_runs_would_take(torch_runner, monkeypatch):
     clock = iter(range(100))
-    monkeypatch.setattr(sweep, "perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(base_run, "perf_counter", lambda: float(next(clock)))
     got = activation_patching(torch_runner, CLEAN, CORRUPT, metric=DIFF)
     assert (got.saving.seconds, got.saving.seconds_naive) == (3, 18)  # 3 batches; 18 runs of 1 s
     assert "3 s; one by one about 18 s, as one was timed" in str(got)

@@ -109,14 +109,14 @@ def test_an_effect_is_that_of_the_edit(runner):
     assert got.kl > 0.01
 
 
-def test_each_side_runs_the_prompt_once(torch_runner, monkeypatch):
+def test_each_side_runs_the_prompt_once_more_for_all_logits(torch_runner, monkeypatch):
     run, tokens = torch_runner.run, []
     monkeypatch.setattr(
         torch_runner, "run", lambda ids, **x: tokens.append(np.size(ids)) or run(ids, **x)
     )
     edit_effect(torch_runner, PROMPT, "blocks.1.z = 0", max_new_tokens=3, greedy=True)
     length = len(torch_runner.tokenizer.encode(PROMPT))
-    assert tokens == 2 * [length, 1, 1]
+    assert tokens == 2 * [length, 1, 1] + 2 * [length]
 
 
 def test_an_edit_that_changes_nothing_has_no_effect(torch_runner):
