@@ -106,7 +106,7 @@ class LogitLens(PromptResult):
         return [self._cell(r, p) for r in range(len(self.rows)) for p in range(len(self.positions))]
 
     def _cell(self, r: int, p: int) -> dict[str, Any]:
-        has_next, log_z = bool(self.next_ids[p] >= 0), self.log_z[r, p]
+        has_next, log_z = bool(self.next_ids[p] >= 0), float(self.log_z[r, p])
         top = zip(self.top_ids[r, p], self.top_tokens[r][p], self.top_logprobs[r, p], strict=True)
         targets = zip(
             self.targets, self.target_logprobs[r, p], self.target_ranks[r, p], strict=True
@@ -116,10 +116,10 @@ class LogitLens(PromptResult):
             "position": int(self.positions[p]),
             "token": self.prompt_tokens[self.positions[p]],
             "top": [
-                {"id": int(i), "token": token, "logprob": float(lp), "logit": float(lp + log_z)}
+                {"id": int(i), "token": token, "logprob": float(lp), "logit": float(lp) + log_z}
                 for i, token, lp in top
             ],
-            "log_z": float(log_z),
+            "log_z": log_z,
             "entropy": float(self.entropy[r, p]),
             "kl": float(self.kl[r, p]),
             "next_logprob": float(self.next_logprobs[r, p]) if has_next else None,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gpt2kit.errors import GPT2KitError
 from gpt2kit.prompts import Prompt, Selection, Token, prompt_ids, select, token_ids, token_texts
@@ -48,27 +50,37 @@ def read_lens(
     )
     read = runner.readout(resid, top_k=top_k, targets=followed, reference=resid[-1])
     _check_last_row(read, int(columns.argmax()), *own, runner.precision)
-    assert read.target_logprobs is not None
-    assert read.target_ranks is not None
-    assert read.kl is not None
     return LogitLens(
         **prompt_header(runner, ids, has_bos=prepend_bos),
         kind=kind,
         rows=tuple(rows),
         positions=columns,
         next_ids=following,
-        top_ids=read.top_ids,
-        top_tokens=_texts(runner, read.top_ids),
-        top_logprobs=read.top_logprobs,
-        log_z=read.log_z,
-        entropy=read.entropy,
-        kl=read.kl,
-        next_logprobs=np.where(following >= 0, read.target_logprobs[..., 0], np.nan),
-        next_ranks=np.where(following >= 0, read.target_ranks[..., 0], -1),
         targets=token_texts(runner, wanted),
-        target_logprobs=read.target_logprobs[..., 1:],
-        target_ranks=read.target_ranks[..., 1:],
+        top_tokens=_texts(runner, read.top_ids),
+        **_statistics(read, following >= 0),
     )
+
+
+def _statistics(read: Readout, has_next: NDArray[np.bool_]) -> dict[str, Any]:
+    """The arrays of a LogitLens. read: its first target is the token that follows.
+
+    has_next: (P,) whether a token follows.
+    """
+    assert read.target_logprobs is not None
+    assert read.target_ranks is not None
+    assert read.kl is not None
+    return {
+        "top_ids": read.top_ids,
+        "top_logprobs": read.top_logprobs,
+        "log_z": read.log_z,
+        "entropy": read.entropy,
+        "kl": read.kl,
+        "next_logprobs": np.where(has_next, read.target_logprobs[..., 0], np.nan),
+        "next_ranks": np.where(has_next, read.target_ranks[..., 0], -1),
+        "target_logprobs": read.target_logprobs[..., 1:],
+        "target_ranks": read.target_ranks[..., 1:],
+    }
 
 
 def _streams(
