@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpt2kit.errors import EditError, TapError
+from gpt2kit.errors import EditError, InputError, TapError
 from gpt2kit.progress import OnProgress, Progress
 from gpt2kit.result import model_header
 from gpt2kit.runner import Runner
@@ -37,6 +37,8 @@ def check_facts(
     if facts is None:
         require_gpt2(runner)
         facts = FACTS
+    if not isinstance(facts, Sequence) or not all(isinstance(fact, Fact) for fact in facts):
+        raise InputError("facts must be a list of Facts")
     rows, progress = [], Progress(on_progress, len(facts))
     for fact in facts:
         rows.append(_check(runner, fact))

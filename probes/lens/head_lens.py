@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpt2kit.checks import check_top_k
 from gpt2kit.prompts import (
     Prompt,
     Selection,
     counted,
     prompt_ids,
     select,
-    token_ids,
     token_texts,
 )
 from gpt2kit.readout import Floats, Ints
 from gpt2kit.result import PromptResult, Row, prompt_header
 from gpt2kit.runner import Runner
 from probes.core.parts import check_head, tap_at
-from probes.lens.reading import Targets
+from probes.lens.reading import Targets, target_ids
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -116,7 +116,8 @@ def head_lens(
     """
     tap, layer = tap_at(runner.config, layer, "head_out")
     check_head(runner.config, head)
-    ids, wanted = prompt_ids(runner, prompt), token_ids(runner, targets)
+    check_top_k(top_k, runner.config.vocab_size)
+    ids, wanted = prompt_ids(runner, prompt), target_ids(runner, targets)
     columns = select(positions, len(ids), "positions")
     run = runner.run(ids, taps=[tap], last_only=True, top_k=1)
     write = run.taps[tap][0, columns, head]  # (P, d_model)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt2kit.checks import check_top_k
 from gpt2kit.errors import GPT2KitError
 from gpt2kit.prompts import Prompt, Selection, Token, prompt_ids, select, token_ids, token_texts
 from gpt2kit.readout import Floats, Ints, Readout
@@ -39,7 +40,8 @@ def read_lens(
     `logit_lens`.
     """
     ids = prompt_ids(runner, prompt, prepend_bos=prepend_bos)
-    wanted = token_ids(runner, targets)
+    wanted = target_ids(runner, targets)
+    check_top_k(top_k, runner.config.vocab_size)
     columns = select(positions, len(ids), "positions")
     following = np.append(ids[1:], -1)[columns]
     resid, own = _streams(runner, ids, rows, columns)
@@ -60,6 +62,13 @@ def read_lens(
         top_tokens=_texts(runner, read.top_ids),
         **_statistics(read, following >= 0),
     )
+
+
+def target_ids(runner: Runner, targets: Targets) -> Ints:
+    """(T,) ids of the tokens to follow, each given as text or as id; none by default."""
+    if isinstance(targets, tuple | list) and not targets:
+        return np.zeros(0, np.int64)
+    return token_ids(runner, targets, "targets")
 
 
 def _statistics(read: Readout, has_next: NDArray[np.bool_]) -> dict[str, Any]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from gpt2kit.checks import check_integer
 from gpt2kit.errors import InputError
 from gpt2kit.logits import largest
-from gpt2kit.prompts import Prompt, counted, row_of_ids, tokenizer_of
+from gpt2kit.prompts import Prompt, counted, tokenizer_of
 from gpt2kit.readout import Floats, Ints
 from gpt2kit.result import ModelResult, Row, model_header
 from gpt2kit.runner import Runner
@@ -104,7 +104,7 @@ def top_activating(
     check_integer("top_k", top_k)
     check_integer("context", context, low=0)
     best, corpus = list[_Place](), _Corpus()
-    pieces = _pieces(tokenizer_of(runner), _each_text(texts), runner.config.n_positions)
+    pieces = _pieces(tokenizer_of(runner), texts, runner.config.n_positions)
     for batch in batches_by_tokens(pieces, lambda piece: len(piece.ids)):
         run = runner.run([piece.ids for piece in batch], taps=[tap], last_only=True, top_k=1)
         for piece, row in zip(batch, run.taps[tap][:, :, neuron], strict=True):
@@ -149,24 +149,27 @@ class _Corpus(NamedTuple):
         )
 
 
-def _each_text(texts: str | Iterable[Prompt]) -> Iterator[Prompt]:
-    """Texts or rows of ids, one by one. Raises InputError for anything else."""
+def _pieces(tokenizer: Tokenizer, texts: str | Iterable[Prompt], length: int) -> Iterator[_Piece]:
+    """Pieces of at most `length` tokens. Raises InputError for texts that are not texts or ids."""
     if isinstance(texts, str):
         texts = [texts]
     if not isinstance(texts, Iterable):
         raise InputError(f"texts must be a list of texts, got {type(texts).__name__}")
     for number, text in enumerate(texts):
-        if isinstance(text, int | float | np.number) or text is None:
-            raise InputError(f"texts[{number}] = {text!r} is neither a text nor a row of token ids")
-        yield text
-
-
-def _pieces(tokenizer: Tokenizer, texts: Iterable[Prompt], length: int) -> Iterator[_Piece]:
-    """Pieces of at most `length` tokens."""
-    for number, text in enumerate(texts):
-        ids = tokenizer.encode(text) if isinstance(text, str) else row_of_ids(text).tolist()
+        ids = tokenizer.encode(text) if isinstance(text, str) else _row(text, number)
         for start in range(0, len(ids), length):
             yield _Piece(number, start, ids[start : start + length])
+
+
+def _row(ids: Any, number: int) -> list[int]:
+    """One text given as token ids, which may be none. number: which of the texts."""
+    try:
+        row = np.asarray(ids)
+    except ValueError:  # rows of unequal length
+        row = np.empty((0, 0))
+    if row.ndim != 1 or (row.size and row.dtype.kind not in "iu"):
+        raise InputError(f"texts[{number}] is neither a text nor a row of token ids")
+    return [int(i) for i in row]
 
 
 def _top_places(piece: _Piece, values: Floats, top_k: int) -> list[_Place]:

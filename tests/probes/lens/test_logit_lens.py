@@ -194,7 +194,10 @@ def test_a_readout_that_is_not_the_models_own_is_caught(torch_runner, change):
     ("options", "message"),
     [
         ({"top_k": 0}, "top_k = 0 must be from 1"),
-        ({"top_k": CONFIG.vocab_size + 1}, f"from 1 to the vocabulary's {CONFIG.vocab_size}"),
+        (
+            {"top_k": CONFIG.vocab_size + 1},
+            f"from 1 to {CONFIG.vocab_size}, the size of the vocabulary",
+        ),
         ({"targets": ["cat"]}, "'cat' is not one token: it is 'c' \\+ 'a' \\+ 't'"),
         ({"targets": [""]}, "is not one token: it is nothing"),
         ({"sites": "heads"}, "sites = 'heads' is not one of resid, mid, attn, mlp"),
