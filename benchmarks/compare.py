@@ -30,8 +30,8 @@ from checkpoint import WEIGHTS, make_checkpoint
 import gpt2kit
 from exporters import export_onnx
 from exporters.engine.bench import read_bandwidth
-from exporters.parity.cost import log_softmax
 from gpt2kit.linear import linear
+from gpt2kit.logits import log_softmax
 from gpt2kit.torch_engine.load import load
 
 HERE = Path(__file__).resolve().parent
@@ -449,7 +449,7 @@ def accuracy(bench: Bench) -> list[str]:
         for name in (whole, small):
             target = bench.work / "logits.npy"
             bench.ask(name, {"do": "logits", "to": str(target)}, [ids])
-            logits.append(log_softmax(np.load(target)))
+            logits.append(log_softmax(np.load(target).astype(np.float64)))
         kl = float((np.exp(logits[0]) * (logits[0] - logits[1])).sum(-1).mean())
         same = float((logits[0].argmax(-1) == logits[1].argmax(-1)).mean())
         size = bench.path(SIDES[small]).stat().st_size / 1e6

@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from exporters.engine.runner import OnnxRunner, open_onnx
     from exporters.export import export_onnx
     from exporters.file.inspection import Inspection, inspect_onnx
-    from exporters.parity.compare import Report, verify
+    from exporters.parity.report import Report
+    from exporters.parity.verify import verify
 
 __all__ = [
     "Inspection",
@@ -23,11 +24,11 @@ __all__ = [
 _HOME = {
     "Inspection": "file.inspection",
     "OnnxRunner": "engine.runner",
-    "Report": "parity.compare",
+    "Report": "parity.report",
     "export_onnx": "export",
     "inspect_onnx": "file.inspection",
     "open_onnx": "engine.runner",
-    "verify": "parity.compare",
+    "verify": "parity.verify",
 }
 
 

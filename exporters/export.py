@@ -19,7 +19,8 @@ import torch
 
 from exporters.engine.devices import cuda_problems
 from exporters.file.names import data_file, parity_file
-from exporters.parity.compare import Report, check
+from exporters.parity.report import Report
+from exporters.parity.verify import check
 from exporters.sidecars.hugging_face import new_sidecars
 from exporters.tracing.quantize import BITS, pack
 from exporters.tracing.trace import (
@@ -94,7 +95,7 @@ def export_onnx(
             on_progress("checking against torch")
             report = check(runner, draft, "cuda" if dtype == "bfloat16" else "cpu")
             report.raise_if_failed()
-            proof = json.dumps(report.to_json(), indent=1) + "\n"
+            proof = report.to_json() + "\n"
             parity_file(draft).write_text(proof, encoding="utf-8")
             digest = hashlib.sha256(proof.encode()).hexdigest()
             verdict = {"gpt2kit.parity": json.dumps(report.summary())}

@@ -1,16 +1,15 @@
-"""What a quantised file costs: its next-token distribution against the unquantised model's."""
+"""The cost of quantisation: the file's next-token distributions against the unquantised model's."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
 
 import numpy as np
 
-from exporters.engine.runner import OnnxRunner
+from gpt2kit.logits import log_softmax
 from gpt2kit.readout import Floats, Ints
-from gpt2kit.torch_engine.runner import TorchRunner
+from gpt2kit.runner import Runner
 
 BOUND = {"int8": 0.01, "int4": 0.25, "int4-all": 0.25}  # of the mean KL divergence, in nats
 WINDOW = 256  # tokens of context
@@ -18,12 +17,13 @@ WINDOW = 256  # tokens of context
 
 @dataclass(frozen=True)
 class Cost:
-    """Means over `tokens` predictions.
+    """Means over `tokens` predictions; a part of the report of a quantised file.
 
+    kind: "int8", "int4" or "int4-all".
     kl: KL divergence from the unquantised model's distribution to the file's, in nats.
     top1: share of predictions where both rank the same token first.
     perplexity: of the unquantised model, then of the file.
-    text: what was predicted.
+    text: which text was predicted.
     """
 
     kind: str
@@ -39,35 +39,39 @@ class Cost:
         return BOUND[self.kind]
 
     @property
-    def fits(self) -> bool:
-        """Whether `kl` is within its bound."""
+    def within_bound(self) -> bool:
+        """Whether `kl` is at most its bound."""
         return self.kl <= self.bound
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self) | {"bound": self.bound}
+    def lines(self) -> list[str]:
+        """The figures as text."""
+        before, after = self.perplexity
+        return [
+            f"quantised to {self.kind}: KL divergence {self.kl:.4f} nats (bound {self.bound:g}), "
+            f"same top token {self.top1:.1%}, perplexity {before:.2f} -> {after:.2f}",
+            f"(against float32, on {self.tokens} tokens: {self.text})",
+        ]
 
 
-def cost(runner: TorchRunner, onnx: OnnxRunner) -> Cost:
-    """Compare a file with the float32 model on text that no training of ours saw.
+def cost(reference: Runner, quantised: Runner) -> Cost:
+    """Compare a quantised file with the float32 model on text that the bundled model never saw.
 
     The text is the end of Alice in Wonderland; without a tokenizer, random tokens.
     """
-    ids, text = _held_out(runner)
-    totals, tokens = np.zeros(4), 0
-    width = min(WINDOW, runner.config.n_positions)
+    ids, text = _held_out(reference)
+    sums, tokens = np.zeros(4), 0
+    width = min(WINDOW, reference.config.n_positions)
     for window in np.array_split(ids, np.arange(width, len(ids), width)):
         if len(window) > 1:
-            before, after = (log_softmax(r.run(window[:-1]).logits[0]) for r in (runner, onnx))
-            totals += _sums(before, after, window[1:])
+            before, after = (_log_probs(r, window[:-1]) for r in (reference, quantised))
+            sums += _sums(before, after, window[1:])
             tokens += len(window) - 1
-    kl, top1, *losses = (float(total) / tokens for total in totals)
+    kl, top1, *losses = (float(value) / tokens for value in sums)
     perplexity = float(np.exp(losses[0])), float(np.exp(losses[1]))
-    assert onnx.quantize is not None
-    return Cost(onnx.quantize, kl, top1, perplexity, tokens, text)
+    return Cost(quantised.precision, kl, top1, perplexity, tokens, text)
 
 
-def _held_out(runner: TorchRunner) -> tuple[Ints, str]:
+def _held_out(runner: Runner) -> tuple[Ints, str]:
     if runner.tokenizer is None:
         rng = np.random.default_rng(0)
         return rng.integers(0, runner.config.vocab_size, 2048), "random tokens"
@@ -75,15 +79,16 @@ def _held_out(runner: TorchRunner) -> tuple[Ints, str]:
     return np.array(runner.tokenizer.encode(text)), "the end of Alice in Wonderland"
 
 
-def log_softmax(logits: Floats) -> Floats:
-    """Log-probabilities along the last axis, in float64."""
-    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
-    out: Floats = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-    return out
+def _log_probs(runner: Runner, ids: Ints) -> Floats:
+    """(pos, vocab) log-probabilities after each token of one row, in float64."""
+    return log_softmax(runner.run(ids).logits[0].astype(np.float64))
 
 
 def _sums(before: Floats, after: Floats, targets: Ints) -> Floats:
-    """KL, top-1 agreement, loss before and after, summed over (pos, vocab) log-probabilities."""
+    """KL, top-1 agreement, loss before and after, each summed over the positions.
+
+    before, after: (pos, vocab) log-probabilities. targets: (pos,) the tokens that follow.
+    """
     places = np.arange(len(targets))
     return np.array(
         [

@@ -1,29 +1,28 @@
-"""How a parity report looks in a terminal."""
+"""How the errors of a comparison look in a terminal."""
 
 from __future__ import annotations
 
-from rich.console import Console
+from collections.abc import Iterable
+
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
-from exporters.parity.compare import Report
 
+def draw(
+    rows: Iterable[tuple[str, float, str, str]], tolerance: float, lines: Iterable[str]
+) -> Group:
+    """A table of errors, red where they exceed the tolerance, with lines of markup below it.
 
-def show(report: Report, console: Console) -> None:
-    """Print the worst error of each kind of quantity, and the verdict."""
+    rows: kind of quantity, its worst error, the full name, and the case.
+    """
     table = Table("quantity", "worst error", "where", "in", box=None, header_style="bold")
-    for kind, (error, case, name) in report.kinds().items():
-        colour = "green" if error <= report.tolerance else "red"
+    for kind, error, name, case in rows:
+        colour = "green" if error <= tolerance else "red"
         table.add_row(kind, f"[{colour}]{error:.1e}[/]", name, case)
-    console.print(table)
-    console.print(f"same top token at {report.top1} of {report.positions} positions")
-    verdict = "[green]torch and ONNX agree[/]" if report.passed else "[red]they do not agree[/]"
-    console.print(f"{verdict} (tolerance {report.tolerance:.0e} for {report.dtype})")
-    if report.cost:
-        c = report.cost
-        console.print(
-            f"quantised to {c.kind}: KL divergence {c.kl:.4f} nats (bound {c.bound:g}), same top "
-            f"token {c.top1:.1%}, perplexity {c.perplexity[0]:.2f} -> {c.perplexity[1]:.2f}\n"
-            f"(against float32, on {c.tokens} tokens: {c.text})"
-        )
-    if report.diverged:
-        console.print(f"they part first at {report.diverged}")
+    return Group(table, *map(Text.from_markup, lines))
+
+
+def verdict(passed: bool) -> str:
+    """The verdict as markup."""
+    return "[green]torch and ONNX agree[/]" if passed else "[red]they do not agree[/]"

@@ -10,7 +10,7 @@ import click
 from gpt2kit.cli.choices import DEVICES, EXPORT_DTYPES, INTEGER, PROFILES, QUANTISATIONS
 from gpt2kit.cli.group import debug_option, example_command
 from gpt2kit.cli.options import Engine, model_options, options, runner_options
-from gpt2kit.cli.output import Output, output_options, print_json
+from gpt2kit.cli.output import Output, output_options, print_json, print_rich
 from gpt2kit.cli.progress import show_status
 
 _plan_options = options(
@@ -53,17 +53,14 @@ def export(path: str, model: str, revision: str | None, **plan: Any) -> None:
     The model is traced and compared with torch; FILE appears only if they agree. The exit code is
     1 if they do not.
     """
-    from rich.console import Console
-
     from exporters.export import check_target, export_onnx
-    from exporters.parity.report_view import show
     from gpt2kit import load
 
     check_target(Path(path))  # before the model is loaded
     with show_status(log_stages=True) as status:
         runner = load(model, revision=revision, device="cpu")
         report = export_onnx(runner, path, on_progress=status.update, **plan)
-    show(report, Console(highlight=False))
+    print_rich(report.render())
     click.echo(f"wrote {path}")
 
 
@@ -80,18 +77,12 @@ def verify(path: str, model: str | None, device: str, output: Output) -> None:
 
     The exit code is 1 if they disagree.
     """
-    from rich.console import Console
-
-    from exporters.parity.compare import verify as run
-    from exporters.parity.report_view import show
+    from exporters.parity.verify import verify as run
 
     with show_status() as status:
         status.update("comparing torch and ONNX")
         report = run(path, model=model, device=device)
-    if output.as_json:
-        print_json(report.to_json())
-    else:
-        show(report, Console(highlight=False))
+    output.show(report)
     report.raise_if_failed()
 
 

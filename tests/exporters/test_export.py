@@ -21,7 +21,7 @@ from onnx import TensorProto
 import exporters.export
 import gpt2kit
 from exporters import export_onnx, open_onnx
-from exporters.parity.compare import Report
+from exporters.parity.report import Report
 from exporters.tracing.trace import Plan, describe, trace
 from gpt2kit import GPT2Config, TorchRunner
 from gpt2kit.errors import ExportError, ParityError, TapError
@@ -477,7 +477,7 @@ def test_a_real_write_that_fails_leaves_nothing(tmp_path, external):
 
 def test_a_failed_gate_leaves_nothing(folder, traced, monkeypatch):
     worst = {"present.0.key": (1.0, "decode"), "logits": (2.0, "prefill")}
-    failed = Report("float32", 1e-4, ("prefill", "decode"), worst, 1, 1, 0)
+    failed = Report(1e-4, ("prefill", "decode"), worst, 1, 1, 0, source="random", dtype="float32")
     monkeypatch.setattr(exporters.export, "check", lambda *_: failed)
     with pytest.raises(ParityError, match=r"part at present\.0\.key in 'decode'") as caught:
         export_onnx(traced[0], folder / "out.onnx")

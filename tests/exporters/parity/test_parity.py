@@ -1,4 +1,4 @@
-"""The gate itself: it passes what is right, and finds what is wrong, where it is wrong."""
+"""The gate passes a correct file, and names the first quantity that a wrong file gets wrong."""
 
 import json
 from dataclasses import replace
@@ -14,8 +14,10 @@ import exporters.tracing.graphs
 import gpt2kit
 from exporters import OnnxRunner, export_onnx, open_onnx, verify
 from exporters.engine.caches import Decoder
-from exporters.parity import compare as parity
-from exporters.parity.compare import Report, compare
+from exporters.parity import verify as verify_module
+from exporters.parity.cases import DECODE_STEPS
+from exporters.parity.compare import TOLERANCE, Tally, compare, relative_error
+from exporters.parity.report import Report
 from gpt2kit import TorchRunner
 from gpt2kit.errors import CheckpointError, EngineError, ParityError
 from gpt2kit.runner import Source
@@ -67,8 +69,8 @@ def test_a_right_file_passes_in_every_case(onnx_runner, source):
     assert report.cases[: len(CASES)] == CASES
     assert set(report.worst) == {"logits", *KV, *tap_axes(CONFIG.n_layer)}
     assert report.missed == 0
-    assert report.top1 == report.positions > CONFIG.n_positions + parity.DECODE_STEPS
-    assert parity.DECODE_STEPS >= 32
+    assert report.top1 == report.positions > CONFIG.n_positions + DECODE_STEPS
+    assert DECODE_STEPS >= 32
 
 
 @pytest.mark.parametrize(
@@ -113,9 +115,9 @@ def test_without_taps_the_first_layer_that_diverges_is_named(altered, torch_runn
 def test_the_tolerance_bites(altered, torch_runner, monkeypatch):
     runner = open_onnx(altered("ln_f.bias", add(1e-3, 0)), device="cpu")
     error = max(error for error, _ in compare(torch_runner, runner).worst.values())
-    monkeypatch.setitem(parity.TOLERANCE, "float32", 1.01 * error)
+    monkeypatch.setitem(TOLERANCE, "float32", 1.01 * error)
     assert compare(torch_runner, runner).passed
-    monkeypatch.setitem(parity.TOLERANCE, "float32", 0.99 * error)
+    monkeypatch.setitem(TOLERANCE, "float32", 0.99 * error)
     assert not compare(torch_runner, runner).passed
 
 
@@ -125,7 +127,8 @@ def test_a_change_of_a_thousandth_is_beyond_the_tolerance(altered, torch_runner)
 
 
 def report_of(error: float, missed: int = 0) -> Report:
-    return Report("float32", 1e-4, ("decode",), {"logits": (error, "decode")}, 5, 6, missed)
+    worst = {"logits": (error, "decode")}
+    return Report(1e-4, ("decode",), worst, 5, 6, missed, source="random", dtype="float32")
 
 
 def test_an_error_just_above_the_tolerance_fails():
@@ -142,12 +145,12 @@ def test_another_top_token_fails():
 def test_an_error_is_measured_against_the_size_of_its_vector():
     expected = np.array([[1.0, -10.0], [1.0, 1.0]])
     rms = np.sqrt(103 / 4)
-    assert parity._error(expected, expected + np.array([[0.5, 0], [0, 0]])) == pytest.approx(0.05)
-    assert parity._error(expected, expected + np.array([[0, 0], [0.5, 0]])) == pytest.approx(
+    assert relative_error(expected, expected + np.array([[0.5, 0], [0, 0]])) == pytest.approx(0.05)
+    assert relative_error(expected, expected + np.array([[0, 0], [0.5, 0]])) == pytest.approx(
         0.5 / rms
     )
-    assert parity._error(expected, expected[:1]) == np.inf
-    assert np.isnan(parity._error(expected, expected * np.nan))
+    assert relative_error(expected, expected[:1]) == np.inf
+    assert np.isnan(relative_error(expected, expected * np.nan))
 
 
 def test_a_report_is_plain_json(altered, torch_runner, onnx_runner):
@@ -155,8 +158,9 @@ def test_a_report_is_plain_json(altered, torch_runner, onnx_runner):
         compare(torch_runner, onnx_runner),
         compare(torch_runner, open_onnx(altered("ln_f.bias", add(np.nan, 0)), device="cpu")),
     ):
-        plain = report.to_json()
-        assert json.loads(json.dumps(plain, allow_nan=False)) == plain
+        plain = json.loads(report.to_json())
+        assert plain == report.to_dict()
+        assert Report.from_json(report.to_json()) == report
         assert plain["passed"] == report.passed
         assert plain["worst"].keys() == report.worst.keys()
         worst = plain["worst"]["logits"]
@@ -188,7 +192,7 @@ def test_a_source_that_is_not_at_hand_asks_for_its_folder(onnx_runner, monkeypat
 
     monkeypatch.setattr(find, "from_hub", not_there)
     monkeypatch.setattr(onnx_runner, "source", Source("you/random", "0123"))
-    monkeypatch.setattr(parity, "open_onnx", lambda path, device: onnx_runner)
+    monkeypatch.setattr(verify_module, "open_onnx", lambda path, device: onnx_runner)
     with pytest.raises(CheckpointError, match=r"made from you/random@0123, .* name its folder"):
         verify(onnx_runner.path, device="cpu")
 
@@ -222,16 +226,16 @@ def test_a_model_loaded_in_another_dtype_verifies(tmp_path, loaded, written):
 def test_a_float16_file_is_held_to_its_own_tolerance(tmp_path):
     runner = TorchRunner(random_model(replace(CONFIG, n_layer=1)))
     report = export_onnx(runner, tmp_path / "half.onnx", dtype="float16")
-    assert (report.dtype, report.tolerance) == ("float16", parity.TOLERANCE["float16"])
+    assert (report.dtype, report.tolerance) == ("float16", TOLERANCE["float16"])
     assert 1e-4 < report.worst["logits"][0] < report.tolerance
 
 
 def test_nan_in_a_later_row_is_seen():
     right, wrong = np.ones((3, 5), np.float32), np.full((3, 5), np.nan, np.float32)
-    want = parity._Side([right, right], {"embed": [right, right]})
-    got = parity._Side([right, wrong], {"embed": [right, wrong]})
-    tally = parity._Tally(1e-4)
-    tally.add("prefill", want, got, 3)
+    want = {"logits": [right, right], "embed": [right, right]}
+    got = {"logits": [right, wrong], "embed": [right, wrong]}
+    tally = Tally(1e-4)
+    tally.add("prefill", want, got)
     assert all(np.isnan(error) for error, _ in tally.worst.values())
 
 

@@ -8,9 +8,9 @@ from onnx import TensorProto
 
 from exporters import export_onnx, open_onnx
 from exporters.engine.caches import zeros
-from exporters.parity.compare import on_cpu
 from exporters.tracing.trace import Plan, trace
 from gpt2kit.errors import ExportError
+from gpt2kit.torch_engine.dtypes import on_cpu
 from tests.conftest import random_ids
 
 

@@ -14,13 +14,13 @@ from onnx import numpy_helper
 import exporters.parity.cost
 from exporters import export_onnx, open_onnx, verify
 from exporters.file.names import parity_file
-from exporters.parity.compare import on_cpu
 from exporters.parity.cost import cost
 from exporters.tracing.quantize import Packed, pack, unpack
 from gpt2kit import TorchRunner, generate
 from gpt2kit.cli import main
 from gpt2kit.errors import CheckpointError, ExportError, ParityError
 from gpt2kit.runner import Source
+from gpt2kit.torch_engine.dtypes import on_cpu
 from probes import logit_lens
 from tests.conftest import (
     CONFIG,
@@ -106,7 +106,7 @@ def test_what_it_costs_is_measured_and_kept(quantised, bundled, kind):
 def exporters_text() -> str:
     from importlib.resources import files
 
-    return (files("exporters") / "held_out.txt").read_text(encoding="utf-8")
+    return (files("exporters.parity") / "held_out.txt").read_text(encoding="utf-8")
 
 
 def test_eight_bits_cost_less_than_four(bundled, bundled_file):
@@ -185,7 +185,7 @@ def test_a_cost_above_its_bound_writes_nothing(tmp_path, monkeypatch):
 
 def test_a_model_costs_itself_nothing(bundled, quantised):
     class Itself:
-        quantize = "int8"
+        precision = "int8"
         run = staticmethod(bundled.run)
 
     nothing = cost(bundled, Itself())

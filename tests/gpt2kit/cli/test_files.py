@@ -10,7 +10,7 @@ import pytest
 from onnx import numpy_helper
 
 from exporters import export as onnx_export
-from exporters.parity import compare as parity
+from exporters.parity.report import Report
 from tests.conftest import CONFIG, write_checkpoint
 from tests.gpt2kit.cli.support import assert_one_line, run, succeeded
 
@@ -24,7 +24,9 @@ def no_trace(monkeypatch):
         on_progress("tracing")
         return report
 
-    report = parity.Report("float32", 1e-4, ("decode",), {"logits": (1e-6, "decode")}, 9, 9, 0)
+    report = Report(
+        1e-4, ("decode",), {"logits": (1e-6, "decode")}, 9, 9, 0, source="random", dtype="float32"
+    )
     monkeypatch.setattr(onnx_export, "export_onnx", export)
 
 
@@ -52,7 +54,9 @@ def test_verify_passes_and_fails(folder, onnx_file, tmp_path):
 
 
 def test_a_failed_gate_exits_1_and_leaves_nothing(folder, monkeypatch):
-    failed = parity.Report("float32", 1e-4, ("decode",), {"logits": (1.0, "decode")}, 0, 1, 0)
+    failed = Report(
+        1e-4, ("decode",), {"logits": (1.0, "decode")}, 0, 1, 0, source="random", dtype="float32"
+    )
     monkeypatch.setattr(onnx_export, "trace", lambda *_: None)
     monkeypatch.setattr(onnx_export, "describe", lambda *_: None)
     monkeypatch.setattr(onnx_export, "_save", lambda _, path, __: path.write_bytes(b"x"))

@@ -15,12 +15,12 @@ import torch
 
 from exporters import export_onnx, open_onnx
 from exporters.file.stored_weights import Weights
-from exporters.parity.compare import on_cpu
 from exporters.tracing.quantize import pack, unpack
 from exporters.tracing.trace import Plan, describe, trace
 from gpt2kit import GPT2, TorchRunner
 from gpt2kit.errors import EngineError, InputError
 from gpt2kit.runner import Source
+from gpt2kit.torch_engine.dtypes import on_cpu
 from gpt2kit.weight_names import weight_shapes
 from tests.conftest import CONFIG, byte_tokenizer, close, random_ids, random_model
 

@@ -11,12 +11,12 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from exporters import export_onnx, open_onnx
-from exporters.parity.compare import on_cpu
 from exporters.tracing.quantize import BITS, pack, unpack
 from gpt2kit import TorchRunner, load
 from gpt2kit.errors import GPT2KitError, InputError, TapError
 from gpt2kit.runner import Source
 from gpt2kit.taps import TapDict, resolve
+from gpt2kit.torch_engine.dtypes import on_cpu
 from probes.attribution.direct import LEVELS, _check_sum, direct_logit_attribution
 from probes.attribution.inputs import METHODS, input_attribution
 from probes.causal.gradients import attribution_patching, edge_attribution_patching

@@ -1,0 +1,54 @@
+"""`gpt2kit verify`: compare a file with the checkpoint it was made from."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from exporters.engine.runner import OnnxRunner, open_onnx
+from exporters.parity.compare import compare
+from exporters.parity.report import Report
+from gpt2kit.errors import CheckpointError
+from gpt2kit.torch_engine.dtypes import DTYPES, rounded
+from gpt2kit.torch_engine.load import load
+from gpt2kit.torch_engine.runner import TorchRunner
+
+
+def verify(
+    path: str | os.PathLike[str], *, model: str | None = None, device: str = "auto"
+) -> Report:
+    """Compare an exported file with the checkpoint that `model`, or else its metadata, names.
+
+    Raises CheckpointError if the file was made from other weights. The report says whether the
+    engines agree; its `raise_if_failed` turns that into an error.
+    """
+    onnx = open_onnx(path, device=device)
+    runner = _checkpoint_of(onnx, path, model)
+    if rounded(runner, DTYPES[onnx.dtype]).weights_sha256 != onnx.weights_sha256:
+        raise CheckpointError(f"{path}: was made from other weights than {model or onnx.source}")
+    return compare(runner, onnx)
+
+
+def check(runner: TorchRunner, path: Path, device: str = "cpu") -> Report:
+    """Compare a file just written with the model it was traced from."""
+    return compare(runner, open_onnx(path, device=device))
+
+
+def _checkpoint_of(
+    onnx: OnnxRunner, path: str | os.PathLike[str], model: str | None
+) -> TorchRunner:
+    """The model to compare with. Raises CheckpointError if it cannot be found."""
+    if model is not None:
+        return load(model, device="cpu")
+    source = onnx.source
+    if source.revision is None and source.model != "bundled":
+        raise CheckpointError(
+            f"{path}: was made from the folder {source}; say with --model where that is"
+        )
+    try:
+        return load(source.model, revision=source.revision, device="cpu")
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{path}: made from {source}, which is not at hand ({error}); name its folder "
+            "with --model"
+        ) from error
