@@ -88,15 +88,7 @@ class Result:
 
     def to_csv(self) -> str:
         """`table` as CSV text, with a header line."""
-        import csv
-
-        rows = self.table()
-        columns = list(dict.fromkeys(name for row in rows for name in row))
-        out = io.StringIO()
-        writer = csv.DictWriter(out, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        return out.getvalue()
+        return as_csv(self.table())
 
     def to_dataframe(self) -> DataFrame:
         """`table` as a pandas DataFrame. Raises InputError if pandas is not installed."""
@@ -169,6 +161,18 @@ def array_rows(values: Mapping[str, np.ndarray], axes: Sequence[str]) -> list[Ro
         | {name: to_plain(array[place]) for name, array in values.items()}
         for place in np.ndindex(shape)
     ]
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """Rows of a `table` as CSV text, with a header line."""
+    import csv
+
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
 
 
 def as_html(what: RenderableType) -> str:

@@ -123,12 +123,11 @@ def _print_data(
 ) -> None:
     """One JSON object for one prompt, an array for several; or CSV with a row for each."""
     from gpt2kit.cli.continuation import continue_prompts
+    from gpt2kit.result import as_csv
 
     results = continue_prompts(runner, prompts, sampling)
     if output.as_csv:
-        header, _, _ = results[0].to_csv().partition("\n")
-        rows = (result.to_csv().partition("\n")[2] for result in results)
-        print_csv(f"{header}\n{''.join(rows)}")
+        print_csv(as_csv([row for result in results for row in result.table()]))
     elif len(results) == 1:
         print_json(results[0].to_json())
     else:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from typing import TYPE_CHECKING
-
 import click
 
 from gpt2kit.cli.choices import INTEGER
@@ -14,9 +10,6 @@ from gpt2kit.cli.options import Engine, bos_option, given, runner_options, text_
 from gpt2kit.cli.output import Output, output_options, print_csv, print_json, print_rich
 from gpt2kit.cli.progress import show_status
 from gpt2kit.errors import InputError
-
-if TYPE_CHECKING:
-    from gpt2kit.result import Row
 
 
 @example_command("gpt2kit heads", 'gpt2kit heads --prompt "the cat sat on the mat"')
@@ -36,6 +29,7 @@ def heads(prompt: str | None, length: int, engine: Engine, output: Output) -> No
     """
     from rich.console import Group
 
+    from gpt2kit.result import as_csv
     from probes.heads.copying import copying_score
     from probes.heads.scores import head_scores
 
@@ -51,19 +45,10 @@ def heads(prompt: str | None, length: int, engine: Engine, output: Output) -> No
     if output.as_json:
         print_json({**scores.to_dict(), "copying": copying.to_dict()["scores"]})
     elif output.as_csv:
-        print_csv(_joined(scores.table(), copying.table()))
+        pairs = zip(scores.table(), copying.table(), strict=True)
+        print_csv(as_csv([row | {"copying": other["score"]} for row, other in pairs]))
     else:
         print_rich(Group(scores.render(), "", copying.render()))
-
-
-def _joined(scores: list[Row], copying: list[Row]) -> str:
-    """Both tables side by side: a row for each head."""
-    rows = [score | copies for score, copies in zip(scores, copying, strict=True)]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 @example_command('gpt2kit attn "The Queen said to Alice" --layer 1 --head 3')

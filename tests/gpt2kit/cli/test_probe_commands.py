@@ -171,6 +171,8 @@ def test_facts_that_do_not_hold_exit_1(engine, monkeypatch, claims, code):
     assert (result.exit_code, result.stdout, result.stderr) == (code, drawn(want), "")
     result = run("facts", "--json", *args)
     assert (result.exit_code, json.loads(result.stdout), result.stderr) == (code, plain(want), "")
+    result = run("facts", "--csv", *args)
+    assert (result.exit_code, result.stdout, result.stderr) == (code, want.to_csv(), "")
 
 
 def test_facts_of_another_model_exit_3(engine):
