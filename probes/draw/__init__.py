@@ -1,1 +1,1 @@
-"""How results look. Takes arrays, labels and titles; knows no result."""
+"""Drawing for terminals and notebooks: functions of arrays, labels and titles."""

@@ -1,4 +1,4 @@
-"""Colour ramps, and ink that can be read on them."""
+"""Colour ramps, and text colours that can be read on them."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ def diverging(value: float) -> Color:
 
 
 def _mix(stops: Sequence[RGB], share: float) -> Color:
+    """The colour at a share, from 0 to 1, of the way through evenly spaced stops."""
     place = min(max(share, 0.0), 1.0) * (len(stops) - 1)
     i = min(int(place), len(stops) - 2)
     mixed = (a + (b - a) * (place - i) for a, b in zip(stops[i], stops[i + 1], strict=True))
@@ -36,14 +37,14 @@ def _mix(stops: Sequence[RGB], share: float) -> Color:
 
 
 def style_on(colour: Color) -> Style:
-    """That background, and ink that can be read on it."""
+    """`colour` as the background, with light or dark text, whichever is easier to read."""
     red, green, blue = colour.triplet or (0, 0, 0)
     dark = 0.30 * red + 0.59 * green + 0.11 * blue < 140
     return Style(color=_LIGHT if dark else _DARK, bgcolor=colour)
 
 
 def bar(ramp: Ramp, low: str, high: str, what: str) -> Text:
-    """The colours from one end to the other, and what they measure."""
+    """A legend: a ramp between the labels of its ends, then what its colours measure."""
     start = -1.0 if ramp is diverging else 0.0
     out = Text(f"{low} ")
     for share in np.linspace(start, 1, 13):

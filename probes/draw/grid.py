@@ -1,4 +1,4 @@
-"""Grids of coloured cells that fit the terminal."""
+"""Grids of coloured cells that fit the width of the terminal."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ from gpt2kit.readout import Floats
 from probes.draw.colours import diverging, style_on
 from probes.draw.words import fit_width, format_number, visible
 
-NARROWEST, WIDEST = 6, 12  # terminal columns of a grid's cell
-Cell = tuple[str, Color]  # what it says, and what it stands on
+MIN_WIDTH, MAX_WIDTH = 6, 12  # terminal columns of one cell
+Cell = tuple[str, Color]  # text, background
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Coloured cells, in as many blocks of columns below one another as the terminal asks for.
+    """Coloured cells in lines and columns.
 
-    header:  lines above.
+    Columns that do not fit the terminal side by side go into blocks below one another.
+    header:  lines above the grid.
     lines:   the topmost first: a label, and a cell for each column.
-    columns: what each line of labels below is called -> its labels, one a column.
-    corner:  what the labels at the left are.
-    words:   cells are words, set to the left and cut where they are long; else numbers.
-    last:    show only so many blocks, the last ones, and say so.
+    columns: the lines of labels below the grid: name -> one label for each column.
+    corner:  the name of the labels on the left.
+    words:   cells hold words, which are aligned left and shortened; else numbers, aligned right
+             and never shortened.
+    last:    show only this many blocks, the last ones, and say so.
     """
 
     header: Sequence[Text]
@@ -48,7 +50,10 @@ class Grid:
         *,
         most: float,
     ) -> Grid:
-        """Layers (layers, columns) upwards; `most` is coloured as strongly as can be."""
+        """A grid of values (layers, columns), layer 0 at the bottom.
+
+        most: the size of a value that gets the strongest colour. NaN gets a dot.
+        """
         lines = [
             (
                 str(layer),
@@ -61,28 +66,34 @@ class Grid:
 
     @property
     def width(self) -> int:
-        """Terminal columns with all columns side by side."""
-        return self._label + self._count * self._cell_width(self._count * WIDEST)
+        """Terminal columns that the grid takes with all columns side by side."""
+        return self._label + self._count * self._cell_width(self._count * MAX_WIDTH)
 
     @property
     def _label(self) -> int:
+        """Terminal columns of the labels on the left."""
         labels = (label for label, _ in self.lines)
         return max(map(cell_len, [self.corner, *labels, *self.columns])) + 1
 
     @property
     def _count(self) -> int:
+        """How many columns the grid has."""
         return len(self.lines[0][1])
 
     def _cell_width(self, room: int) -> int:
-        """Wide enough for all words; or for all numbers, and their labels if that fits."""
+        """Terminal columns of a cell, if `room` is left for all cells of a line.
+
+        Words: enough for the longest, up to MAX_WIDTH. Numbers: enough for the longest, and for the
+        labels if they fit.
+        """
         cells = max(cell_len(text) for _, line in self.lines for text, _ in line)
         labels = max((cell_len(x) for line in self.columns.values() for x in line), default=0)
         if self.words:
-            return min(max(cells, labels + 1, NARROWEST) + 1, WIDEST)
-        return max(cells + 1, NARROWEST, min(labels + 1, room // self._count, WIDEST))
+            return min(max(cells, labels + 1, MIN_WIDTH) + 1, MAX_WIDTH)
+        return max(cells + 1, MIN_WIDTH, min(labels + 1, room // self._count, MAX_WIDTH))
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        return Measurement(self._label + NARROWEST, self.width)
+        return Measurement(self._label + MIN_WIDTH, self.width)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         yield from self.header
@@ -100,6 +111,7 @@ class Grid:
                 yield line
 
     def _block(self, page: range, cell: int) -> Iterator[Text]:
+        """The lines of one block. page: its columns. cell: the width of each."""
         if self.corner:
             yield Text(self.corner, "dim")
         for label, cells in self.lines:

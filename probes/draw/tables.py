@@ -1,4 +1,4 @@
-"""Tables without lines."""
+"""Tables without borders."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gpt2kit.tokenizer import printable
 
 
 def table(*columns: str, numbers: Sequence[str] = ()) -> Table:
-    """An empty table without lines; the columns named in `numbers` are set to the right."""
+    """An empty table without borders; the columns named in `numbers` are aligned right."""
     out = Table(box=None, pad_edge=False, header_style="dim")
     for name in columns:
         out.add_column(Text(printable(name)), justify="right" if name in numbers else "left")

@@ -10,9 +10,9 @@ from gpt2kit.prompts import counted
 from gpt2kit.tokenizer import printable
 
 
-def title(what: str, *about: str) -> Text:
-    """What a result is, then its source, its dtype and how much was read."""
-    return Text.assemble((what, "bold"), *(f"  {part}" for part in about if part))
+def title(name: str, *about: str) -> Text:
+    """The name of a result in bold, then the parts of `about` that are not empty."""
+    return Text.assemble((name, "bold"), *(f"  {part}" for part in about if part))
 
 
 def tokens_read(count: int, has_bos: bool) -> str:
@@ -21,13 +21,13 @@ def tokens_read(count: int, has_bos: bool) -> str:
 
 
 def visible(token: str) -> str:
-    """A token with its leading space and line breaks to be seen."""
+    """A token with its leading space and its control characters made visible."""
     text = printable(token)
     return "·" + text[1:] if text.startswith(" ") else text
 
 
 def fit_width(text: str, width: int, *, right: bool = False) -> str:
-    """Exactly `width` terminal columns; what is cut ends in …."""
+    """A text padded or shortened to `width` terminal columns; a shortened text ends in …."""
     if cell_len(text) > width:
         return set_cell_size(text, width - 1) + "…"
     blank = " " * (width - cell_len(text))
@@ -35,7 +35,7 @@ def fit_width(text: str, width: int, *, right: bool = False) -> str:
 
 
 def format_number(value: float) -> str:
-    """Five characters for all usual sizes; a dot where there is no number."""
+    """A signed number in about five characters; a dot for NaN."""
     if np.isnan(value):
         return "·"
     if abs(value) < 0.005:
