@@ -1,18 +1,17 @@
-"""Generation looked into: a lens of each chosen token, and texts with and without an edit."""
+"""The lens of generation: each chosen token, row by row."""
 
 import json
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from gpt2kit import Edit, generate
-from gpt2kit.cli import main
-from gpt2kit.errors import EditError, InputError
+from gpt2kit.errors import InputError
 from probes import edit_effect, generation_lens, logit_lens
 from tests.conftest import CONFIG, close
 
 PROMPT = "the the "
+
 OPTIONS = {"max_new_tokens": 6, "seed": 3, "top_k": 20}
 
 
@@ -29,7 +28,7 @@ def test_each_token_is_read_as_a_lens_of_the_whole_text_reads_it(runner):
     assert got.rows == lens.rows
 
 
-def test_a_token_leads_from_the_row_after_the_last_where_it_did_not(torch_runner):
+def test_a_token_leads_from_the_row_after_the_last_in_which_it_did_not(torch_runner):
     got = generation_lens(torch_runner, PROMPT, **OPTIONS | {"max_new_tokens": 20})
     for step in got.steps:
         leading = step.ranks == 0
@@ -43,7 +42,7 @@ def test_a_token_leads_from_the_row_after_the_last_where_it_did_not(torch_runner
     assert json.loads(greedy.to_json())["steps"][0]["id"] == greedy.steps[0].id
 
 
-def test_layers_are_called_what_edits_and_the_lens_call_them(torch_runner):
+def test_layers_have_the_same_names_as_in_edits_and_in_the_lens(torch_runner):
     got = generation_lens(torch_runner, PROMPT, greedy=True, max_new_tokens=8)
     shown = str(got).splitlines()[2:]
     for step, text in zip(got.steps, shown, strict=True):
@@ -52,7 +51,7 @@ def test_layers_are_called_what_edits_and_the_lens_call_them(torch_runner):
         assert name in text
 
 
-def test_steps_are_told_as_they_come(torch_runner):
+def test_each_step_is_reported_as_soon_as_it_is_made(torch_runner):
     seen = []
     got = generation_lens(torch_runner, PROMPT, on_step=seen.append, **OPTIONS)
     assert tuple(seen) == got.steps
@@ -69,8 +68,8 @@ def test_edits_are_seen_by_the_lens(runner):
 
 
 @pytest.mark.parametrize("tap", ["ln_f", "ln_f_scale"])
-def test_what_comes_after_the_last_row_still_decides_the_token(runner, tap):
-    """An edit there is none of the stream; the rows show it, the model predicts from the edit."""
+def test_an_edit_after_the_last_row_still_decides_the_token(runner, tap):
+    """Such an edit is not in the residual stream: the rows do not show it, the prediction does."""
     edit = Edit.steer(tap, np.arange(24) if tap == "ln_f" else 5.0)
     got = generation_lens(runner, PROMPT, edits=[edit], **OPTIONS)
     assert got.text == generate(runner, PROMPT, edits=[edit], **OPTIONS)
@@ -78,105 +77,16 @@ def test_what_comes_after_the_last_row_still_decides_the_token(runner, tap):
 
 
 def test_a_lens_leaves_the_unembedding_to_its_own_rows(runner, monkeypatch):
-    asked, run = [], type(runner).run
+    requested, run = [], type(runner).run
 
     def watched(*args, **options):
-        asked.append(options["top_k"])
+        requested.append(options["top_k"])
         return run(*args, **options)
 
     monkeypatch.setattr(type(runner), "run", watched)
     lens = generation_lens(runner, PROMPT, **OPTIONS)
-    assert asked == [0] * len(asked)
-    assert len(asked) >= len(lens.steps) > 0
-
-
-# With and without an edit
-
-
-def test_an_effect_is_that_of_the_edit(runner):
-    edit = Edit.zero("blocks.1.mlp_out")
-    got = edit_effect(runner, PROMPT, edit, shown=4, **OPTIONS)
-    texts = [generate(runner, PROMPT, edits=e, **OPTIONS) for e in ((), [edit])]
-    assert list(got.texts) == texts
-    ids = runner.tokenizer.encode(PROMPT)
-    logits = [runner.run(ids, edits=e).logits[0, -1].astype(float) for e in ((), [edit])]
-    p = np.stack([np.exp(x - x.max()) / np.exp(x - x.max()).sum() for x in logits])
-    top = np.argsort(-p)[:, :4]
-    close(got.top_probs, np.take_along_axis(p, top, 1))
-    close(got.other_probs, np.take_along_axis(p[::-1], top, 1))
-    assert got.top_tokens[1] == tuple(runner.tokenizer.decode([i]) for i in top[1])
-    close(got.kl, (p[0] * np.log(p[0] / p[1])).sum())
-    assert got.kl > 0.01
-
-
-def test_each_side_runs_the_prompt_once_more_for_all_logits(torch_runner, monkeypatch):
-    run, tokens = torch_runner.run, []
-    monkeypatch.setattr(
-        torch_runner, "run", lambda ids, **x: tokens.append(np.size(ids)) or run(ids, **x)
-    )
-    edit_effect(torch_runner, PROMPT, "blocks.1.z = 0", max_new_tokens=3, greedy=True)
-    length = len(torch_runner.tokenizer.encode(PROMPT))
-    assert tokens == 2 * [length, 1, 1] + 2 * [length]
-
-
-def test_an_edit_that_changes_nothing_has_no_effect(torch_runner):
-    got = edit_effect(torch_runner, PROMPT, "blocks.1.mlp_out *= 1", max_new_tokens=4)
-    assert got.texts[0] == got.texts[1]
-    assert got.kl == pytest.approx(0, abs=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("edits", "options", "words"),
-    [
-        ([], {}, "no edits were given"),
-        ("blocks.1.z", {}, "is not an edit"),
-        ("blocks.1.z = 0", {"shown": 0}, "shown = 0 must be from 1"),
-        ("blocks.1.z[head=7] = 0", {}, "head = 7 is out of range"),
-    ],
-)
-def test_what_cannot_be_compared_is_refused(torch_runner, edits, options, words):
-    with pytest.raises((InputError, EditError), match=words):
-        edit_effect(torch_runner, PROMPT, edits, max_new_tokens=4, **options)
-
-
-# The command
-
-
-def generated(*arguments):
-    return CliRunner().invoke(main, ["generate", "--model", "bundled", *arguments])
-
-
-def test_the_command_shows_each_token_and_then_the_text():
-    result = generated("Once upon a time", "--lens", "--greedy", "-n", "5")
-    assert result.exit_code == 0, result.output
-    lines = result.stdout.splitlines()
-    assert lines[0].startswith("token")
-    assert sum("layer" in line and line.endswith("%") for line in lines[2:7]) >= 4
-    assert lines[-1].startswith("Once upon a time")
-
-
-def test_the_command_shows_both_texts():
-    result = generated("Once upon a time", "--edit", "blocks.0.attn_out *= 0", "-n", "5")
-    assert result.exit_code == 0, result.output
-    for words in ("text, without", "text, with", "next, without", "KL(without || with)"):
-        assert words in result.stdout
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("a", "b", "--lens"), "take one prompt at a time"),
-        (("a", "--edit", "nonsense"), "'nonsense' is not an edit"),
-        (("a", "--edit", "blocks.77.z = 0"), "the model has layers 0 to 5"),
-        (("a", "--edit", "blocks.0.z[head=9] = 0"), "head = 9 is out of range"),
-        (("", "--lens"), "the prompt is empty"),
-    ],
-)
-def test_the_command_refuses_in_one_line(arguments, words):
-    result = generated(*arguments)
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert words in result.stderr
-    assert result.stderr.count("\n") == 1
+    assert requested == [0] * len(requested)
+    assert len(requested) >= len(lens.steps) > 0
 
 
 def test_several_prompts_are_refused(torch_runner):

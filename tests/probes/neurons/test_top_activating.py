@@ -1,116 +1,20 @@
-"""Neurons: their effect on the logits, their nearest tokens, and the text that drives them."""
+"""The places of a corpus where a neuron is most active."""
 
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from gpt2kit import TorchRunner
-from gpt2kit.edits import Edit
 from gpt2kit.errors import InputError, TapError
 from probes.neurons.nearest_tokens import nearest_tokens
 from probes.neurons.neuron_lens import neuron_lens
 from probes.neurons.top_activating import top_activating
-from tests.conftest import CONFIG, byte_tokenizer, close, random_model
+from tests.conftest import CONFIG, close
+from tests.probes.neurons.support import LAYER, NEURON
 
-LAYER, NEURON = 1, 37
 TEXTS = ["the cat", "the hat, the dog and " * 7, "", "z" * 40, "he said: <b>the</b> [red]\n"]
-
-
-def weights(runner) -> dict[str, np.ndarray]:
-    return {name: x.double().numpy() for name, x in runner.model.state_dict().items()}
-
-
-# What it writes
-
-
-def test_the_effect_is_what_the_logits_do(double):
-    """With the final scale held fixed, what the last layer's neuron adds moves the logits so."""
-    lens = neuron_lens(double, -1, NEURON, top_k=CONFIG.vocab_size)
-    ids, scale, tap = [5, 6, 7], "ln_f_scale", "blocks.2.mlp_post"
-    before = double.run(ids, taps=scale)
-    s = before.taps[scale]
-    held = Edit.replace(scale, s)
-    after = double.run(ids, edits=[Edit.steer(tap, 3.0, d_mlp=NEURON), held])
-    effect = np.empty(CONFIG.vocab_size)
-    effect[lens.raised_ids] = lens.raised
-    close(after.logits[0] - before.logits[0], 3.0 / s[0] * effect, 1e-9)
-    assert lens.layer == 2
-    np.testing.assert_array_equal(lens.lowered_ids[:5], lens.raised_ids[::-1][:5])
-    close(lens.lowered, lens.raised[::-1])
-
-
-def test_the_formula(torch_runner):
-    lens = neuron_lens(torch_runner, LAYER, NEURON, top_k=4)
-    w = weights(torch_runner)
-    row = w[f"h.{LAYER}.mlp.c_proj.weight"][NEURON]
-    effect = w["wte.weight"] @ ((row - row.mean()) * w["ln_f.weight"])
-    close(lens.raised, np.sort(effect)[::-1][:4])
-    close(lens.lowered, np.sort(effect)[:4])
-    close(effect[lens.raised_ids], lens.raised)
-    close(effect[lens.lowered_ids], lens.lowered)
-    assert lens.raised_tokens == tuple(torch_runner.tokenizer.tokens(lens.raised_ids.tolist()))
-
-
-def test_an_unembedding_of_its_own_is_used():
-    untied = TorchRunner(random_model(replace(CONFIG, tie_word_embeddings=False)), byte_tokenizer())
-    w = weights(untied)
-    row = w["h.0.mlp.c_proj.weight"][3]
-    written = (row - row.mean()) * w["ln_f.weight"]
-    close(neuron_lens(untied, 0, 3, top_k=1).raised, [(w["lm_head.weight"] @ written).max()])
-    cosine = w["lm_head.weight"] @ written / np.linalg.norm(written)
-    cosine /= np.linalg.norm(w["lm_head.weight"], axis=1)
-    close(nearest_tokens(untied, 0, 3, top_k=1).written_similarity, [cosine.max()])
-
-
-# What it is near to
-
-
-def test_nearest_tokens_are_by_cosine(torch_runner):
-    near = nearest_tokens(torch_runner, LAYER, NEURON, top_k=6)
-    w = torch_runner.model.state_dict()
-    read = w[f"h.{LAYER}.mlp.c_fc.weight"][:, NEURON] * w[f"h.{LAYER}.ln_2.weight"]
-    row = w[f"h.{LAYER}.mlp.c_proj.weight"][NEURON]
-    written = (row - row.mean()) * w["ln_f.weight"]
-    for x, ids, values in (
-        (read - read.mean(), near.read_ids, near.read_similarity),
-        (written, near.written_ids, near.written_similarity),
-    ):
-        cosine = torch.nn.functional.cosine_similarity(w["wte.weight"], x[None])
-        close(values, cosine.topk(6).values)
-        close(cosine[torch.from_numpy(ids)], values)
-
-
-def test_every_engine_gives_the_same(torch_runner, runner):
-    lens, near = (
-        [probe(r, LAYER, NEURON) for r in (runner, torch_runner)]
-        for probe in (neuron_lens, nearest_tokens)
-    )
-    for name in ("raised", "lowered"):
-        close(getattr(lens[0], name), getattr(lens[1], name))
-        assert getattr(lens[0], f"{name}_tokens") == getattr(lens[1], f"{name}_tokens")
-    for name in ("read", "written"):
-        close(getattr(near[0], f"{name}_similarity"), getattr(near[1], f"{name}_similarity"))
-        assert getattr(near[0], f"{name}_tokens") == getattr(near[1], f"{name}_tokens")
-
-
-def test_planted_weights_are_found():
-    model = random_model()
-    model.h[0].ln_2.weight.data.fill_(1)
-    model.ln_f.weight.data.fill_(1)
-    model.wte.weight.data -= model.wte.weight.data.mean(-1, keepdim=True)
-    model.h[0].mlp.c_fc.weight.data[:, 5] = 2 * model.wte.weight.data[70]
-    model.h[0].mlp.c_proj.weight.data[5] = 3 * model.wte.weight.data[90]
-    runner = TorchRunner(model, byte_tokenizer())
-    near = nearest_tokens(runner, 0, 5)
-    assert (near.read_ids[0], near.written_ids[0]) == (70, 90)
-    close(near.read_similarity[0], 1.0)
-    close(near.written_similarity[0], 1.0)
-
-
-# What drives it
 
 
 def every_activation(runner, texts) -> list[tuple[float, int, int, int]]:
@@ -165,10 +69,7 @@ def test_a_small_corpus_gives_all_of_it(torch_runner):
     assert found.n_tokens == len(ids)
 
 
-# How it looks, and what is refused
-
-
-def test_they_print_and_turn_into_json(torch_runner):
+def test_results_about_neurons_print_and_turn_into_json(torch_runner):
     found = top_activating(torch_runner, LAYER, NEURON, TEXTS)
     assert str(found).count("\n") > 10
     assert f"neuron {LAYER}.{NEURON}" in str(found)
@@ -198,6 +99,6 @@ def test_they_print_and_turn_into_json(torch_runner):
         (lambda r: neuron_lens(TorchRunner(r.model), 0, 0), InputError, "no tokenizer"),
     ],
 )
-def test_what_is_not_there_is_refused(torch_runner, call, error, message):
+def test_unknown_layers_and_neurons_are_refused(torch_runner, call, error, message):
     with pytest.raises(error, match=message):
         call(torch_runner)

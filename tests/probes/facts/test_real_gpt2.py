@@ -1,0 +1,72 @@
+"""Only the real gpt2 is asked for the published facts."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from gpt2kit import GPT2Config, Tokenizer, TorchRunner, load
+from gpt2kit.errors import GPT2KitError
+from gpt2kit.runner import Source
+from probes.facts import real_gpt2
+from probes.facts.check import check_facts
+from probes.facts.real_gpt2 import NotTheRealModel
+from tests.conftest import GPT2_TOKENIZER, random_model
+
+
+class Disguised:
+    """A runner with gpt2's sizes and a given loss on HELLO."""
+
+    def __init__(self, loss: float, **change) -> None:
+        self.config = replace(GPT2Config(), **change)
+        self.tokenizer, self.source, self.loss = self, Source("disguised"), loss
+
+    def encode(self, text):
+        return [real_gpt2.MARY] if text == " Mary" else [1, 2, 3]
+
+    def run(self, ids, **_):
+        p = np.exp(-self.loss)
+        logits = np.full((1, len(ids), 5000), np.log((1 - p) / 4999))
+        logits[0, [0, 1, 2], ids[1:]] = np.log(p)
+        return type("Run", (), {"logits": logits})
+
+
+def test_only_a_model_with_gpt2s_sizes_vocabulary_and_loss_is_gpt2(monkeypatch):
+    assert real_gpt2.is_real_gpt2(Disguised(5.3318558))
+    assert real_gpt2.is_real_gpt2(Disguised(5.4))
+    assert not real_gpt2.is_real_gpt2(Disguised(np.log(50257)))
+    assert not real_gpt2.is_real_gpt2(Disguised(5.0))
+    assert not real_gpt2.is_real_gpt2(Disguised(float("nan")))
+    assert not real_gpt2.is_real_gpt2(Disguised(5.3318558, n_layer=24))
+    assert not real_gpt2.is_real_gpt2(Disguised(5.3318558, n_embd=1024, n_head=16))
+    monkeypatch.setattr(real_gpt2, "MARY", 1)
+    real = Disguised(5.3318558)
+    monkeypatch.setattr(real_gpt2, "MARY", 2)
+    real.encode = lambda text: [1, 2, 3]
+    assert not real_gpt2.is_real_gpt2(real)
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda: load("bundled", device="cpu"), "its n_layer is 6, not 12"),
+        (lambda: Disguised(10.8), r"its loss on 'Hello world!' is 10\.80, not 5\.33"),
+    ],
+)
+def test_the_published_facts_are_not_asked_of_another_model(make, why):
+    with pytest.raises(NotTheRealModel, match=why) as caught:
+        check_facts(make(), on_progress=lambda *_: pytest.fail("a fact was measured"))
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 3
+    assert isinstance(caught.value, GPT2KitError)
+
+
+def test_a_random_model_of_gpt2s_sizes_is_not_gpt2(by_torch):
+    if not GPT2_TOKENIZER.is_dir():
+        pytest.skip("GPT-2's tokenizer is not here")
+    config = GPT2Config(n_embd=24, n_layer=1, n_head=2)
+    runner = TorchRunner(random_model(config), Tokenizer.from_folder(GPT2_TOKENIZER))
+    runner.config = GPT2Config()  # only seemingly: the whole would be 500 MB
+    assert "loss" in real_gpt2._difference(runner)
+    runner.tokenizer = None
+    assert "vocabulary" in real_gpt2._difference(runner)
