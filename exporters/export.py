@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -18,6 +18,7 @@ import onnx_ir
 import torch
 
 from exporters.engine.devices import cuda_problems
+from exporters.file.metadata import FileMetadata
 from exporters.file.names import data_file, parity_file
 from exporters.parity.report import Report
 from exporters.parity.verify import check
@@ -87,7 +88,7 @@ def export_onnx(
                 pack(model, quantize)
             program = trace(model, plan)
             on_progress("writing")
-            describe(program, runner, plan, model, rounded(runner, DTYPES[dtype]).model)
+            described = describe(program, runner, plan, model, rounded(runner, DTYPES[dtype]).model)
             _save(program, draft, external_data)
             for name, text in sidecars.items():
                 (Path(folder) / name).write_text(text, encoding="utf-8")
@@ -98,8 +99,8 @@ def export_onnx(
             proof = report.to_json() + "\n"
             parity_file(draft).write_text(proof, encoding="utf-8")
             digest = hashlib.sha256(proof.encode()).hexdigest()
-            verdict = {"gpt2kit.parity": json.dumps(report.summary())}
-            _append_metadata(draft, verdict | {"gpt2kit.parity_sha256": digest})
+            proven = replace(described, parity=report.summary(), parity_sha256=digest)
+            _append_metadata(draft, described, proven)
             # The model comes last: whoever sees it sees the files that belong to it.
             made = sorted(Path(folder).iterdir(), key=lambda file: file.name == target.name)
             replaced = target.exists()
@@ -157,9 +158,13 @@ def _save(program: torch.onnx.ONNXProgram, path: Path, external_data: bool) -> N
     onnx_ir.save(program.model, path, external_data=data_file(path).name if external else None)
 
 
-def _append_metadata(path: Path, metadata: dict[str, str]) -> None:
-    """Add metadata to a finished file: concatenated protobuf messages are merged when read."""
-    extra = onnx.ModelProto()
-    onnx.helper.set_model_props(extra, metadata)
+def _append_metadata(path: Path, written: FileMetadata, whole: FileMetadata) -> None:
+    """Add to a finished file the entries of `whole` that `written` lacks.
+
+    Readers of protobuf merge concatenated messages, so the weights need not be written again.
+    """
+    extra, known = onnx.ModelProto(), written.to_metadata()
+    added = {key: text for key, text in whole.to_metadata().items() if key not in known}
+    onnx.helper.set_model_props(extra, added)
     with path.open("ab") as file:
         file.write(extra.SerializeToString())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,17 +21,17 @@ from exporters.engine.readout_sessions import ReadoutSessions, Unembedding
 from exporters.engine.run_parts import absolute_keys, by_slot, cut, joined
 from exporters.engine.sessions import Opened, open_session, providers, reason, run_options
 from exporters.engine.topk_graph import TopK
+from exporters.file.metadata import FileMetadata
 from exporters.file.names import LOGITS_POSITIONS, edit_names, existing, past_names, present_names
 from exporters.file.stored_weights import Weights
 from gpt2kit.batch import Batch, Ids, KVCache, cache_length, prepare
 from gpt2kit.checks import check_integer
-from gpt2kit.config import GPT2Config
 from gpt2kit.edit_arrays import Chunk, affine, listed
 from gpt2kit.edits import Edit
 from gpt2kit.errors import EditError, EngineError, InputError, TapError
 from gpt2kit.logits import largest
 from gpt2kit.readout import Floats, Readout, check_width, tiled
-from gpt2kit.runner import Run, Source
+from gpt2kit.runner import Run
 from gpt2kit.taps import SCORES, TapDict, axes_of, resolve
 from gpt2kit.tokenizer import Tokenizer
 
@@ -93,23 +92,14 @@ class OnnxRunner:
         cuda_graphs: bool = False,
         opened: Opened | None = None,
     ) -> None:
-        meta = session.get_modelmeta().custom_metadata_map
-        self.path, self.session, self.device, self.metadata = path, session, device, dict(meta)
+        stored = session.get_modelmeta().custom_metadata_map
+        self.metadata = meta = FileMetadata.from_metadata(stored, path)
+        self.path, self.session, self.device = path, session, device
         self.cuda_graphs, self._opened = cuda_graphs, opened or Opened(path)
-        try:
-            self.config = GPT2Config.from_hf(json.loads(meta["gpt2kit.config"]))
-            self.source = Source(meta["gpt2kit.model"], meta["gpt2kit.revision"] or None)
-            self.taps: tuple[str, ...] = tuple(json.loads(meta["gpt2kit.taps"]))
-            self.edits: tuple[str, ...] = tuple(json.loads(meta["gpt2kit.edits"]))
-            self.dtype: str = meta["gpt2kit.dtype"]
-            self.profile: str = meta["gpt2kit.profile"]
-            self.quantize: str | None = meta.get("gpt2kit.quantize") or None
-            self.precision: str = self.quantize or self.dtype
-            self.weights_sha256: str = meta["gpt2kit.weights_sha256"]
-        except (KeyError, ValueError) as error:
-            raise EngineError(
-                f"{path}: not made by gpt2kit; make it with `gpt2kit export --onnx`"
-            ) from error
+        self.config, self.source = meta.config, meta.source
+        self.taps, self.edits = meta.taps, meta.edits
+        self.dtype, self.profile, self.quantize = meta.dtype, meta.profile, meta.quantize
+        self.precision, self.weights_sha256 = meta.precision, meta.weights_sha256
         self.tokenizer = Tokenizer.from_folder(path.parent)
         self.past_names = past_names(self.config.n_layer)
         self.present_names = present_names(self.config.n_layer)

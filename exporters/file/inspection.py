@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import numpy as np
 import onnx_ir
 
 from exporters.file import mapped
+from exporters.file.metadata import FileMetadata
 from exporters.file.names import data_file, edit_names, existing, parity_file
 from gpt2kit.config import GPT2Config
 from gpt2kit.edit_arrays import Chunk
-from gpt2kit.errors import EngineError
+from gpt2kit.errors import EngineError, GPT2KitError
 from gpt2kit.taps import axes_of
 
 
@@ -60,38 +62,38 @@ def inspect_onnx(path: str | os.PathLike[str]) -> Inspection:
     try:
         model = mapped.load(file)
         return _described(file, model)
-    except (KeyError, ValueError) as error:
-        raise EngineError(
-            f"{file}: not made by this version of gpt2kit; make it with `gpt2kit export --onnx`"
-        ) from error
+    except GPT2KitError:
+        raise
     except Exception as error:  # protobuf's own exceptions
         raise EngineError(f"{file}: not an ONNX file, or a damaged one") from error
 
 
 def _described(file: Path, model: onnx_ir.Model) -> Inspection:
-    meta = model.metadata_props
-    taps, edits = (json.loads(meta[f"gpt2kit.{kind}"]) for kind in ("taps", "edits"))
-    changing = {name for tap in edits for name in edit_names(tap)}
+    meta = FileMetadata.from_metadata(model.metadata_props, file)
+    if meta.parity is None:
+        raise EngineError(f"{file}: has no parity result; make it with `gpt2kit export --onnx`")
+    changing = {name for tap in meta.edits for name in edit_names(tap)}
     outside = data_file(file)
-    config = GPT2Config.from_hf(json.loads(meta["gpt2kit.config"]))
     return Inspection(
         path=str(file),
         size=file.stat().st_size + (outside.stat().st_size if outside.exists() else 0),
-        version=meta["gpt2kit.version"],
-        model=meta["gpt2kit.model"],
-        revision=meta["gpt2kit.revision"] or None,
-        weights_sha256=meta["gpt2kit.weights_sha256"],
-        config=config.to_hf(),
-        profile=meta["gpt2kit.profile"],
-        dtype=meta["gpt2kit.dtype"],
-        quantize=meta["gpt2kit.quantize"] or None,
-        opset=int(meta["gpt2kit.opset"]),
+        version=meta.version,
+        model=meta.model,
+        revision=meta.revision,
+        weights_sha256=meta.weights_sha256,
+        config=meta.config.to_hf(),
+        profile=meta.profile,
+        dtype=meta.dtype,
+        quantize=meta.quantize,
+        opset=meta.opset,
         inputs={v.name: _type(v) for v in model.graph.inputs if v.name and v.name not in changing},
-        outputs={v.name: _type(v) for v in model.graph.outputs if v.name and v.name not in taps},
-        taps={tap: axes_of(tap) for tap in taps},
-        edits={tap: _shape(tap, config) for tap in edits},
-        parity=json.loads(meta["gpt2kit.parity"]),
-        proof=_proof(file, meta["gpt2kit.parity_sha256"]),
+        outputs={
+            v.name: _type(v) for v in model.graph.outputs if v.name and v.name not in meta.taps
+        },
+        taps={tap: axes_of(tap) for tap in meta.taps},
+        edits={tap: _shape(tap, meta.config) for tap in meta.edits},
+        parity=meta.parity,
+        proof=_proof(file, meta.parity_sha256),
     )
 
 
@@ -102,13 +104,17 @@ def _shape(tap: str, config: GPT2Config) -> tuple[str | int, ...]:
     return tuple(axis if axis in varying else chunk.size(axis, config) for axis in axes)
 
 
+def _types(values: Iterable[onnx_ir.Value], without: Collection[str]) -> dict[str, str]:
+    return {v.name: _type(v) for v in values if v.name and v.name not in without}
+
+
 def _type(value: onnx_ir.Value) -> str:
     """'int64 (batch_size, sequence_length)'."""
     shape = ", ".join(str(size) for size in value.shape or ())
     return f"{str(value.dtype).lower()} ({shape})"
 
 
-def _proof(file: Path, digest: str) -> str:
+def _proof(file: Path, digest: str | None) -> str:
     report = parity_file(file)
     if not report.is_file():
         return "missing"

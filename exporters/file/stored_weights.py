@@ -8,7 +8,6 @@ the middle, `.zeros`, laid out (out, in) as `exporters.tracing.quantize` says.
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -18,24 +17,24 @@ import onnx_ir
 from numpy.typing import NDArray
 
 from exporters.file import mapped
+from exporters.file.metadata import FileMetadata
 from gpt2kit.config import GPT2Config
 from gpt2kit.errors import EngineError
 from gpt2kit.readout import Floats
 from gpt2kit.weight_names import weight_shape
 
-KEY = "gpt2kit.weights"  # of the metadata: JSON, weight -> the initializer that holds it
 TABLES = ("wte.weight", "lm_head.weight")
 
 
-def initializer(model: onnx_ir.Model, name: str) -> onnx_ir.Value | None:
-    """What holds a weight, or a part of a quantised one; None if nothing does."""
-    held = json.loads(model.metadata_props.get(KEY, "{}"))
-    return model.graph.initializers.get(held.get(name, name))
+def initializer(path: Path, model: onnx_ir.Model, name: str) -> onnx_ir.Value | None:
+    """The initializer of a weight, or of a part of a quantised weight; None if there is none."""
+    renamed = FileMetadata.from_metadata(model.metadata_props, path).weights
+    return model.graph.initializers.get(renamed.get(name, name))
 
 
 def values(path: Path, model: onnx_ir.Model, name: str) -> NDArray[Any]:
     """A weight, or a part of one, as the file at `path` holds it. Raises EngineError without it."""
-    value = initializer(model, name)
+    value = initializer(path, model, name)
     if value is None or value.const_value is None:
         raise EngineError(f"{path}: holds no {name}; make it again with `gpt2kit export --onnx`")
     return value.const_value.numpy()
@@ -52,7 +51,7 @@ class Weights:
         shape = weight_shape(name, self.config)
         if name == "lm_head.weight" and self.config.tie_word_embeddings:
             name = "wte.weight"
-        if initializer(self.model, f"{name}.packed") is None:
+        if initializer(self.path, self.model, f"{name}.packed") is None:
             weight = np.asarray(self._held(name), np.float32).reshape(shape)
         elif name in TABLES:
             weight = self._dequantised(name, shape[0])
@@ -71,7 +70,7 @@ class Weights:
         blocks = scales.shape[1]
         bits = 8 * packed.size // math.prod(weight_shape(name, self.config))
         weight = _unpack(packed, bits).reshape(rows, blocks, -1).astype(np.float32)
-        if initializer(self.model, f"{name}.zeros") is None:
+        if initializer(self.path, self.model, f"{name}.zeros") is None:
             weight -= 1 << bits - 1
         else:
             zeros = _unpack(self._held(f"{name}.zeros").reshape(rows, -1), bits)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
 import warnings
 from collections.abc import Iterator
@@ -16,8 +15,8 @@ import onnx_ir
 import torch
 
 import gpt2kit
+from exporters.file.metadata import FileMetadata
 from exporters.file.names import LOGITS_POSITIONS, edit_names, past_names, present_names
-from exporters.file.stored_weights import KEY
 from exporters.tracing.fusions import drop_reshapes, join_gelus, join_norms, join_projections
 from exporters.tracing.graphs import Fused, Portable
 from gpt2kit.config import GPT2Config
@@ -139,8 +138,8 @@ def _quiet() -> Iterator[None]:
 
 def describe(
     program: torch.onnx.ONNXProgram, runner: TorchRunner, plan: Plan, traced: GPT2, weights: GPT2
-) -> None:
-    """Replace the tracer's notes, local paths among them, by what the file is.
+) -> FileMetadata:
+    """Replace the tracer's notes, local paths among them, by the file's metadata; return it.
 
     traced: the model that was traced. weights: the model, rounded to the file's dtype.
     """
@@ -162,22 +161,22 @@ def describe(
     model.graph.metadata_props.clear()
     model.producer_name, model.producer_version = "gpt2kit", gpt2kit.__version__
     model.metadata_props.clear()
-    model.metadata_props.update(
-        {
-            "gpt2kit.version": gpt2kit.__version__,
-            "gpt2kit.model": runner.source.model,
-            "gpt2kit.revision": runner.source.revision or "",
-            "gpt2kit.weights_sha256": weights_sha256(weights),
-            "gpt2kit.config": json.dumps(runner.config.to_hf()),
-            "gpt2kit.dtype": plan.dtype,
-            "gpt2kit.quantize": plan.quantize or "",
-            "gpt2kit.profile": plan.profile,
-            "gpt2kit.opset": str(plan.opset),
-            "gpt2kit.taps": json.dumps(plan.taps),
-            "gpt2kit.edits": json.dumps(plan.edits),
-            KEY: json.dumps(_renamed(model.graph, traced)),
-        }
+    metadata = FileMetadata(
+        version=gpt2kit.__version__,
+        model=runner.source.model,
+        revision=runner.source.revision,
+        weights_sha256=weights_sha256(weights),
+        config=runner.config,
+        dtype=plan.dtype,
+        quantize=plan.quantize,
+        profile=plan.profile,
+        opset=plan.opset,
+        taps=plan.taps,
+        edits=plan.edits,
+        weights=_renamed(model.graph, traced),
     )
+    model.metadata_props.update(metadata.to_metadata())
+    return metadata
 
 
 def _renamed(graph: onnx_ir.Graph, traced: GPT2) -> dict[str, str]:

@@ -185,6 +185,7 @@ def test_metadata_says_what_the_file_is(exported):
     _, path = exported()
     model = onnx.load(path)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert metadata.pop("gpt2kit.format") == "1"
     assert metadata.pop("gpt2kit.version") == model.producer_version == gpt2kit.__version__
     assert len(metadata.pop("gpt2kit.weights_sha256")) == 64
     assert GPT2Config.from_hf(json.loads(metadata.pop("gpt2kit.config"))) == SMALL

@@ -1,6 +1,5 @@
 """The fused profile: what it needs of its callers, and that its cache is one buffer."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -43,8 +42,8 @@ def test_attention_is_one_operator_and_the_rest_is_standard(fused_runner):
     nodes = onnx.load(fused_runner.path).graph.node
     assert {n.op_type for n in nodes if n.domain} == {"GroupQueryAttention"}
     assert sum(n.op_type == "GroupQueryAttention" for n in nodes) == CONFIG.n_layer
-    assert fused_runner.metadata["gpt2kit.profile"] == "fused"
-    assert json.loads(fused_runner.metadata["gpt2kit.parity"])["passed"]
+    assert fused_runner.metadata.profile == "fused"
+    assert fused_runner.metadata.parity["passed"]
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_unpacking_changes_nothing_but_the_matrices(kind, tied, bundled):
 
 
 def test_what_it_costs_is_measured_and_kept(quantised, bundled, kind):
-    report = json.loads(quantised.metadata["gpt2kit.parity"])
+    report = quantised.metadata.parity
     assert report["passed"]
     assert report["dtype"] == kind
     found = report["cost"]

@@ -131,7 +131,7 @@ def test_equal_weights_that_share_one_initializer(quantize, tmp_path):
     model.h[1].load_state_dict(model.h[0].state_dict())
     export_onnx(TorchRunner(model), tmp_path / "out.onnx", quantize=quantize)
     onnx_runner = open_onnx(tmp_path / "out.onnx", device="cpu")
-    shared = json.loads(onnx_runner.metadata["gpt2kit.weights"])
+    shared = onnx_runner.metadata.weights
     assert shared["h.1.ln_2.weight"]
     want = unpack(pack(on_cpu(model, torch.float32), quantize)) if quantize else model
     assert_same(onnx_runner, weights_of(want))

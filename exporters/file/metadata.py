@@ -1,0 +1,141 @@
+"""The metadata of an exported file, typed. The `gpt2kit.*` keys are named here and nowhere else.
+
+A key is the name of a field of `FileMetadata` after `gpt2kit.`; a value is text, or JSON. The key
+`gpt2kit.format` counts the versions of this layout. Files without it are of version 1: the first
+files had no such key.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from gpt2kit.config import GPT2Config
+from gpt2kit.errors import EngineError
+from gpt2kit.runner import Source
+
+FORMAT = 1  # increase it when older code would misread a file
+_FORMAT_KEY = "gpt2kit.format"
+
+
+def _stored(
+    encode: Callable[[Any], str], decode: Callable[[str], Any]
+) -> Mapping[str, Callable[[Any], Any]]:
+    """How a field becomes text in the file, and the inverse."""
+    return MappingProxyType({"encode": encode, "decode": decode})
+
+
+def _checked_json(kind: type, make: Callable[[Any], Any]) -> Callable[[str], Any]:
+    """A decoder of JSON that must hold this kind of value, which `make` then converts."""
+
+    def decode(text: str) -> Any:
+        value = json.loads(text)
+        if not isinstance(value, kind):
+            raise ValueError(f"{kind.__name__} expected, got {type(value).__name__}")
+        return make(value)
+
+    return decode
+
+
+_TEXT = _stored(str, str)
+_OPTIONAL_TEXT = _stored(lambda value: value or "", lambda text: text or None)
+_INTEGER = _stored(str, int)
+_NAMES = _stored(json.dumps, _checked_json(list, lambda names: tuple(map(str, names))))
+_OBJECT = _stored(json.dumps, _checked_json(dict, dict))
+_CONFIG = _stored(
+    lambda config: json.dumps(config.to_hf()), _checked_json(dict, GPT2Config.from_hf)
+)
+
+
+@dataclass(frozen=True)
+class FileMetadata:
+    """What an exported file is.
+
+    version: the gpt2kit that wrote it.
+    model, revision: the source of the weights, as `gpt2kit.load` takes them.
+    weights_sha256: digest of the weights in the file's dtype, before quantisation.
+    quantize: "int8", "int4", "int4-all", or None.
+    taps, edits: canonical names of the taps that are outputs, and of those that can be edited.
+    weights: checkpoint name -> initializer, for weights that the graph holds under another name.
+    parity: summary of the parity report; None until the file has passed its check.
+    parity_sha256: digest of the whole report, which lies beside the file.
+    """
+
+    version: str = field(metadata=_TEXT)
+    model: str = field(metadata=_TEXT)
+    revision: str | None = field(metadata=_OPTIONAL_TEXT)
+    weights_sha256: str = field(metadata=_TEXT)
+    config: GPT2Config = field(metadata=_CONFIG)
+    dtype: str = field(metadata=_TEXT)
+    profile: str = field(metadata=_TEXT)
+    opset: int = field(metadata=_INTEGER)
+    taps: tuple[str, ...] = field(metadata=_NAMES)
+    edits: tuple[str, ...] = field(metadata=_NAMES)
+    # The first files lack the keys below.
+    quantize: str | None = field(default=None, metadata=_OPTIONAL_TEXT)
+    weights: dict[str, str] = field(default_factory=dict, metadata=_OBJECT)
+    parity: dict[str, Any] | None = field(default=None, metadata=_OBJECT)
+    parity_sha256: str | None = field(default=None, metadata=_TEXT)
+
+    @property
+    def source(self) -> Source:
+        """Where the weights came from."""
+        return Source(self.model, self.revision)
+
+    @property
+    def precision(self) -> str:
+        """How the weights are stored: `quantize`, or else `dtype`."""
+        return self.quantize or self.dtype
+
+    def to_metadata(self) -> dict[str, str]:
+        """Keys and values for the ONNX file. The parity entries are left out while None."""
+        entries = {_FORMAT_KEY: str(FORMAT)}
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if not (value is None and entry.name.startswith("parity")):
+                entries[_key(entry)] = entry.metadata["encode"](value)
+        return entries
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str], path: Path) -> FileMetadata:
+        """The inverse of `to_metadata`. path: the file, for the message of an error.
+
+        Raises EngineError if a key is missing or damaged, or if a newer gpt2kit wrote the file;
+        ConfigError if the model is not one that gpt2kit computes.
+        """
+        try:
+            _check_format(metadata, path)
+            values = {
+                entry.name: entry.metadata["decode"](metadata[_key(entry)])
+                for entry in fields(cls)
+                if _key(entry) in metadata or _required(entry)
+            }
+            return cls(**values)
+        except (KeyError, ValueError) as error:
+            raise EngineError(
+                f"{path}: not made by gpt2kit; make it with `gpt2kit export --onnx`"
+            ) from error
+
+
+def _key(entry: Field[Any]) -> str:
+    return f"gpt2kit.{entry.name}"
+
+
+def _required(entry: Field[Any]) -> bool:
+    return entry.default is MISSING and entry.default_factory is MISSING
+
+
+def _check_format(metadata: Mapping[str, str], path: Path) -> None:
+    """Raise EngineError for a file of a newer format, ValueError if the key is damaged."""
+    found = int(metadata.get(_FORMAT_KEY, "1"))
+    if found > FORMAT:
+        raise EngineError(
+            f"{path}: made by a newer gpt2kit (format {found}, this one reads {FORMAT}); "
+            "update gpt2kit"
+        )
+    if found < 1:
+        raise ValueError(f"{_FORMAT_KEY} = {found}")
