@@ -167,6 +167,14 @@ def test_a_shell_completes(words, typed, found):
     assert [item.value for item in completion.get_completions(words, typed)] == found
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_gets_its_script(shell):
+    environment = {"_GPT2KIT_COMPLETE": f"{shell}_source"}
+    result = CliRunner().invoke(main, [], prog_name="gpt2kit", env=environment)
+    assert result.exit_code == 0
+    assert f"{shell}_complete" in result.stdout
+
+
 def test_every_command_says_what_it_does():
     assert {name: command.get_short_help_str(200) for name, command in COMMANDS.items()} == {
         name: listed.summary for name, listed in main.listed.items()
