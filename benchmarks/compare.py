@@ -29,7 +29,7 @@ from checkpoint import WEIGHTS, make_checkpoint
 
 import gpt2kit
 from exporters import export_onnx
-from exporters.engine.bench import read_bandwidth
+from exporters.engine.memory import read_bandwidth
 from gpt2kit.linear import linear
 from gpt2kit.logits import log_softmax
 from gpt2kit.torch_engine.load import load

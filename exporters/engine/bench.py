@@ -1,58 +1,47 @@
-"""What this model does on this machine: times, memory, and how far from the memory floor.
+"""`gpt2kit bench`: load time, prefill, decode and memory of one model on this machine.
 
-A decode step has to read every weight once, but for tables of which it looks up a row; the floor is
-the bytes of those weights over the read bandwidth of the machine, measured in the same run on the
-same number of threads.
+The memory floor of a decode step is measured in the same run, on the same number of threads (see
+`exporters.engine.memory`).
 """
 
 from __future__ import annotations
 
-import os
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx_ir
-from numpy.typing import NDArray
 
+from exporters.engine.memory import check_threads, model_sizes, peak_memory, read_bandwidth
 from exporters.engine.runner import OnnxRunner
-from exporters.file import mapped
-from exporters.file.names import data_file
 from gpt2kit.batch import KVCache
-from gpt2kit.errors import InputError
+from gpt2kit.readout import Ints
+from gpt2kit.result import ModelResult, Row, model_header
 from gpt2kit.runner import Runner
 
 if TYPE_CHECKING:
-    from gpt2kit.torch_engine.runner import TorchRunner
+    from rich.console import RenderableType
 
 PREFILLS = (128, 512)
 DECODE_FROM, DECODE_STEPS = 128, 64
-_BUFFER = 1 << 30  # bytes, far more than the caches of a large machine hold
-_SHARE = 256 << 20  # bytes that each thread reads at the least, so that starting it costs nothing
-
-_LOOKED_UP = {"Gather": (0,), "GatherBlockQuantized": (0, 2, 3)}  # op -> inputs it takes rows of
-_RESHAPES = ("Cast", "Reshape", "Squeeze", "Unsqueeze")
 
 
-@dataclass(frozen=True)
-class Bench:
-    """Times are medians in milliseconds, sizes in bytes; None where it could not be measured.
+@dataclass(frozen=True, eq=False)
+class Bench(ModelResult):
+    """Times are medians in milliseconds, sizes in bytes; None where a figure cannot be measured.
 
-    engine: what ran, and how.
+    engine: the engine in one line.
     load_ms: from the name or path to the first logits.
-    prefill_ms: number of tokens -> time until the last token's logits.
-    decode_ms: one token more, with `decode_from` tokens and up to 64 more in the cache.
-    weights: bytes of the unique weights that a decode step reads: not the positions, nor an
-             embedding that the head does not share, of which it takes one row.
-    all_weights: bytes of all unique weights. file: on disk.
-    peak: resident memory of this process at its largest.
-    bandwidth: bytes a second that `threads` threads read.
+    prefill_ms: number of tokens -> time until the logits of the last token.
+    decode_ms: one more token, with `decode_from` to `decode_from` + 64 tokens in the cache.
+    weights: bytes of the weights that a decode step reads. It takes one row of the position table,
+        and of an embedding that is not shared with the unembedding; these tables do not count.
+    all_weights: bytes of all weights, each counted once.
+    file: bytes on disk.
+    peak: the most memory that this process had resident.
+    bandwidth: bytes per second that `threads` threads read.
     """
 
     engine: str
@@ -69,7 +58,7 @@ class Bench:
 
     @property
     def floor_ms(self) -> float | None:
-        """The least that a decode step can take: weights / bandwidth."""
+        """The shortest time that a decode step can take: weights / bandwidth."""
         return 1e3 * self.weights / self.bandwidth if self.bandwidth else None
 
     @property
@@ -77,15 +66,60 @@ class Bench:
         """`decode_ms` as a multiple of the floor."""
         return self.decode_ms / self.floor_ms if self.floor_ms else None
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain data."""
-        return asdict(self) | {"floor_ms": self.floor_ms, "over_floor": self.over_floor}
+    def to_dict(self) -> dict[str, Any]:
+        """See `Result.to_dict`; the two derived figures are added."""
+        return super().to_dict() | {"floor_ms": self.floor_ms, "over_floor": self.over_floor}
+
+    def table(self) -> list[Row]:
+        """One row per figure, with its unit; a value of None could not be measured."""
+        prefill = [(f"prefill {n}", ms, "ms") for n, ms in self.prefill_ms.items()]
+        figures: list[tuple[str, float | None, str]] = [
+            ("threads", self.threads, ""),
+            ("load", self.load_ms, "ms"),
+            *prefill,
+            ("decode", self.decode_ms, "ms"),
+            ("decode from", self.decode_from, "tokens"),
+            ("memory floor", self.floor_ms, "ms"),
+            ("decode / floor", self.over_floor, ""),
+            ("weights per step", self.weights, "bytes"),
+            ("all weights", self.all_weights, "bytes"),
+            ("file", self.file, "bytes"),
+            ("peak memory", self.peak, "bytes"),
+            ("read bandwidth", self.bandwidth, "bytes/s"),
+        ]
+        return [{"figure": name, "value": value, "unit": unit} for name, value, unit in figures]
+
+    def render(self) -> RenderableType:
+        """One line per figure."""
+        from exporters.engine import bench_view as view
+
+        rows = [("load", f"{self.load_ms:,.0f} ms", "to the first logits")]
+        for tokens, ms in self.prefill_ms.items():
+            speed = f"{1e3 * tokens / ms:,.0f} tokens a second"
+            rows.append((f"prefill {tokens}", f"{ms:,.1f} ms", speed))
+        speed = f"{1e3 / self.decode_ms:,.0f} tokens a second, from {self.decode_from} tokens on"
+        rows.append(("decode", f"{self.decode_ms:,.2f} ms", speed))
+        if self.floor_ms and self.over_floor and self.bandwidth:
+            weights = f"{view.megabytes(self.weights)} of weights a step"
+            reading = f"{weights} at {self.bandwidth / 1e9:,.1f} GB/s"
+            rows.append(("memory floor", f"{self.floor_ms:,.2f} ms", reading))
+            rows.append(("decode / floor", f"{self.over_floor:,.2f}", ""))
+        if self.file:
+            rows.append(("file", view.megabytes(self.file), ""))
+        if self.peak:
+            ratio = f"{self.peak / self.all_weights:.2f} times all weights"
+            rows.append(("peak memory", view.megabytes(self.peak), ratio))
+        return view.draw(self.engine, rows, f"medians, {self.threads} threads")
+
+    def __repr__(self) -> str:
+        return f"Bench({self.engine}: decode {self.decode_ms:.2f} ms on {self.threads} threads)"
 
 
 def bench(open_runner: Callable[[], Runner], *, repeats: int = 5) -> Bench:
-    """Measure in this process what `open_runner` opens.
+    """Measure, in this process, the model that `open_runner` opens.
 
-    Raises InputError if it computes on more threads than the machine has cores.
+    repeats: how often each prefill is timed. Raises InputError if the model runs on more threads
+    than the machine has cores, or on an engine other than torch and onnxruntime.
     """
     start = time.perf_counter()
     runner = open_runner()
@@ -93,32 +127,30 @@ def bench(open_runner: Callable[[], Runner], *, repeats: int = 5) -> Bench:
     check_threads(threads)
     runner.run([0], last_only=True)
     load_ms = 1e3 * (time.perf_counter() - start)
-    context = runner.config.n_positions
+    sizes, context = model_sizes(runner), runner.config.n_positions
     ids = np.random.default_rng(0).integers(0, runner.config.vocab_size, context)
-    sizes = [n for n in PREFILLS if n <= context] or [context]
-    prefill = {n: _prefill(runner, ids[:n], repeats) for n in sizes}
+    lengths = [n for n in PREFILLS if n <= context] or [context]
     decode_from = min(DECODE_FROM, context // 2)
-    decode = _decode(runner, ids, decode_from)
-    weights, whole, file, device = _sizes(runner)
     return Bench(
         engine=repr(runner),
         threads=threads,
         load_ms=load_ms,
-        prefill_ms=prefill,
-        decode_ms=decode,
+        prefill_ms={n: _prefill_ms(runner, ids[:n], repeats) for n in lengths},
+        decode_ms=_decode_ms(runner, ids, decode_from),
         decode_from=decode_from,
-        weights=weights,
-        all_weights=whole,
-        file=file,
+        weights=sizes.weights,
+        all_weights=sizes.all_weights,
+        file=sizes.file,
         peak=peak_memory(),
-        bandwidth=read_bandwidth(threads) if device == "cpu" else None,
+        bandwidth=read_bandwidth(threads) if _is_on_cpu(runner) else None,
+        **model_header(runner),
     )
 
 
-def _prefill(runner: Runner, ids: NDArray[np.int64], repeats: int) -> float:
-    """Median milliseconds from a prompt to its last logits, with a cache to go on from."""
+def _prefill_ms(runner: Runner, ids: Ints, repeats: int) -> float:
+    """Median time from a prompt to its last logits, with a cache to continue from."""
     times = []
-    for _ in range(repeats + 1):
+    for _ in range(repeats + 1):  # the first warms up
         cache = runner.new_cache(1)
         start = time.perf_counter()
         runner.run(ids, cache=cache, last_only=True, top_k=1)
@@ -126,8 +158,8 @@ def _prefill(runner: Runner, ids: NDArray[np.int64], repeats: int) -> float:
     return statistics.median(times[1:])
 
 
-def _decode(runner: Runner, ids: NDArray[np.int64], start_at: int) -> float:
-    """Median milliseconds a token."""
+def _decode_ms(runner: Runner, ids: Ints, start_at: int) -> float:
+    """Median time of one token."""
     cache: KVCache | None = runner.new_cache(1)
     cache = runner.run(ids[:start_at], cache=cache, last_only=True).cache
     times = []
@@ -138,40 +170,8 @@ def _decode(runner: Runner, ids: NDArray[np.int64], start_at: int) -> float:
     return statistics.median(times)
 
 
-def _sizes(runner: Runner) -> tuple[int, int, int | None, str]:
-    """Bytes of the weights that a step reads, of all, on disk; and "cpu" or another device."""
-    if isinstance(runner, OnnxRunner):
-        files = [runner.path, data_file(runner.path)]
-        size = sum(file.stat().st_size for file in files if file.exists())
-        return *_weights(runner.path), size, runner.device
-    model = cast("TorchRunner", runner).model
-    tables = {"wpe.weight"} if runner.config.tie_word_embeddings else {"wpe.weight", "wte.weight"}
-    sizes = {name: x.numel() * x.element_size() for name, x in model.named_parameters()}
-    read = sum(size for name, size in sizes.items() if name not in tables)
-    return read, sum(sizes.values()), None, str(model.wte.weight.device.type)
-
-
-def _weights(path: Path) -> tuple[int, int]:
-    """Bytes that the graph reads whole, and of all that it reads, as the file holds them."""
-    read = whole = 0
-    for value in mapped.load(path).graph.initializers.values():
-        if value.const_value is not None and value.uses():
-            whole += value.const_value.nbytes
-            read += value.const_value.nbytes if _read_whole(value) else 0
-    return read, whole
-
-
-def _read_whole(value: onnx_ir.Value) -> bool:
-    """Whether anything but a look-up of rows reads a weight, itself or in another shape."""
-    return any(
-        _read_whole(node.outputs[0])
-        if node.op_type in _RESHAPES
-        else index not in _LOOKED_UP.get(node.op_type, ())
-        for node, index in value.uses()
-    )
-
-
 def _threads(runner: Runner) -> int:
+    """Threads that one operator runs on."""
     if isinstance(runner, OnnxRunner):
         return runner.threads
     import torch
@@ -179,50 +179,10 @@ def _threads(runner: Runner) -> int:
     return torch.get_num_threads()
 
 
-def check_threads(threads: int) -> None:
-    """Raises InputError unless each thread can have a core of its own."""
-    cores = os.cpu_count() or 1
-    if not 1 <= threads <= cores:
-        raise InputError(
-            f"{threads} threads: there must be 1 to {cores}, the cores of this machine"
-        )
+def _is_on_cpu(runner: Runner) -> bool:
+    """Whether the weights are in the machine's own memory, whose bandwidth can be measured."""
+    if isinstance(runner, OnnxRunner):
+        return runner.device == "cpu"
+    from gpt2kit.torch_engine.runner import TorchRunner
 
-
-def read_bandwidth(threads: int) -> float:
-    """Bytes a second that `threads` threads read from memory; the best of several tries.
-
-    Raises InputError if there are more threads than cores.
-    """
-    check_threads(threads)
-    parts = np.array_split(np.ones(_BUFFER // 8), threads)
-    times = max(1, threads * _SHARE // _BUFFER)
-
-    def read(part: NDArray[np.float64]) -> None:
-        for _ in range(times):
-            part.max()
-
-    best = float("inf")
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in range(7):
-            start = time.perf_counter()
-            list(pool.map(read, parts))
-            best = min(best, time.perf_counter() - start)
-    return times * _BUFFER / best
-
-
-def peak_memory() -> int | None:
-    """Bytes that this process had resident at its largest; None where the system does not tell."""
-    try:  # unlike ru_maxrss, this does not start at the parent's size
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-        return next(
-            1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")
-        )
-    except (OSError, StopIteration):
-        pass
-    try:
-        import resource
-    except ImportError:
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-        1 if sys.platform == "darwin" else 1024
-    )
+    return isinstance(runner, TorchRunner) and runner.device.type == "cpu"

@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-from rich.console import Console
+from collections.abc import Iterable
+
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
-from exporters.engine.bench import Bench
 
-
-def show(result: Bench, console: Console) -> None:
-    """Print one line a figure."""
-    console.print(result.engine, style="bold")
+def draw(title: str, rows: Iterable[tuple[str, str, str]], footer: str) -> Group:
+    """One line per figure. rows: name, value with its unit, and a remark."""
     table = Table(box=None, show_header=False)
     table.add_column(justify="left")
     table.add_column(justify="right")
     table.add_column(style="dim")
-    table.add_row("load", f"{result.load_ms:,.0f} ms", "to the first logits")
-    for tokens, ms in result.prefill_ms.items():
-        table.add_row(
-            f"prefill {tokens}", f"{ms:,.1f} ms", f"{1e3 * tokens / ms:,.0f} tokens a second"
-        )
-    more = f"{1e3 / result.decode_ms:,.0f} tokens a second, from {result.decode_from} tokens on"
-    table.add_row("decode", f"{result.decode_ms:,.2f} ms", more)
-    if result.floor_ms and result.over_floor and result.bandwidth:
-        reading = f"{_mb(result.weights)} of weights a step at {result.bandwidth / 1e9:,.1f} GB/s"
-        table.add_row("memory floor", f"{result.floor_ms:,.2f} ms", reading)
-        table.add_row("decode / floor", f"{result.over_floor:,.2f}", "")
-    if result.file:
-        table.add_row("file", _mb(result.file), "")
-    if result.peak:
-        ratio = f"{result.peak / result.all_weights:.2f} times all weights"
-        table.add_row("peak memory", _mb(result.peak), ratio)
-    console.print(table)
-    console.print(f"medians, {result.threads} threads", style="dim")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return Group(Text(title, "bold"), table, Text(footer, "dim"))
 
 
-def _mb(size: int) -> str:
+def megabytes(size: int) -> str:
+    """Bytes as "1,234.5 MB"."""
     return f"{size / 1e6:,.1f} MB"

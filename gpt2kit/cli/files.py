@@ -113,18 +113,12 @@ def bench(threads: int | None, engine: Engine, output: Output) -> None:
     Load time, prefill, decode and memory; and how far a decode step is from the time that reading
     the weights takes.
     """
-    from rich.console import Console
-
     from exporters.engine.bench import bench as run
-    from exporters.engine.bench import check_threads
-    from exporters.engine.bench_view import show
+    from exporters.engine.memory import check_threads
 
     if threads is not None:
         check_threads(threads)
     with show_status() as status:
         status.update("measuring")
         result = run(lambda: engine.open(threads))
-    if output.as_json:
-        print_json(result.to_json())
-    else:
-        show(result, Console(highlight=False))
+    output.show(result)

@@ -1,17 +1,20 @@
-"""`gpt2kit bench`: its figures are there and fit together. What they are is not tested."""
+"""`gpt2kit bench`: every figure is there and they fit together; their size is not tested."""
 
 import json
 import os
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-import exporters.engine.bench as module
-from exporters import export_onnx, open_onnx
-from exporters.engine.bench import bench, read_bandwidth
+import exporters.engine.bench as bench_module
+from exporters import OnnxRunner, export_onnx, open_onnx
+from exporters.engine import memory
+from exporters.engine.bench import Bench, bench
+from exporters.engine.memory import model_sizes, read_bandwidth
 from exporters.parity import cost
 from gpt2kit import TorchRunner
 from gpt2kit.cli import main
@@ -31,8 +34,10 @@ def test_every_figure_is_measured(runner, torch_runner):
     weights = 4 * sum(weight.numel() for weight in torch_runner.model.parameters())
     assert found.all_weights == pytest.approx(weights, rel=0.02)
     assert found.weights == found.all_weights - 4 * context * runner.config.n_embd
-    assert (found.file is None) == (not hasattr(runner, "path"))
+    assert (found.file is None) == (not isinstance(runner, OnnxRunner))
     assert found.peak > 10_000_000
+    assert Bench.from_json(found.to_json()) == found
+    assert json.loads(found.to_json())["over_floor"] == found.over_floor
 
 
 WIDE = replace(CONFIG, n_embd=128, n_head=2, n_layer=1, n_positions=256)
@@ -58,10 +63,10 @@ def test_what_a_step_reads_leaves_out_tables_of_which_it_takes_a_row(
     d = config.n_embd
     table = config.vocab_size * d * sizes[head_bits]
     read = 12 * d * d * sizes[bits] + table + 4 * 15 * d  # the last: norms and biases
-    found, whole, _, _ = module._sizes(runner)
-    assert found == pytest.approx(read, rel=0.005)
+    sizes = model_sizes(runner)
+    assert sizes.weights == pytest.approx(read, rel=0.005)
     looked_up = 4 * config.n_positions * d + (0 if tied else table)
-    assert whole - found == pytest.approx(looked_up, rel=0.06)
+    assert sizes.all_weights - sizes.weights == pytest.approx(looked_up, rel=0.06)
 
 
 def test_bandwidth_is_of_this_century():
@@ -76,9 +81,9 @@ def test_what_is_read_does_not_grow_with_the_threads(monkeypatch):
         return ones(count)
 
     monkeypatch.setattr(np, "ones", spy)
-    monkeypatch.setattr(module, "_BUFFER", 1 << 20)
-    monkeypatch.setattr(module, "_SHARE", 1 << 18)
-    monkeypatch.setattr(module.os, "cpu_count", lambda: 48)
+    monkeypatch.setattr(memory, "_BUFFER", 1 << 20)
+    monkeypatch.setattr(memory, "_SHARE", 1 << 18)
+    monkeypatch.setattr(memory.os, "cpu_count", lambda: 48)
     assert all(read_bandwidth(threads) > 0 for threads in (1, 2, 3, 48))
     assert sizes == [1 << 17] * 4
 
@@ -104,7 +109,7 @@ def test_the_command_prints_a_table_and_json(fused_runner):
 
 @pytest.mark.parametrize("threads", [-1, 0, os.cpu_count() + 1, 100_000])
 def test_threads_are_1_to_the_cores_of_the_machine(monkeypatch, runner, threads):
-    monkeypatch.setattr(module, "_threads", lambda _: threads)
+    monkeypatch.setattr(bench_module, "_threads", lambda _: threads)
     message = f"{threads} threads: there must be 1 to {os.cpu_count()}, the cores of this machine"
     for refused in (lambda: read_bandwidth(threads), lambda: bench(lambda: runner)):
         with pytest.raises(InputError, match=re.escape(message)):
@@ -112,3 +117,8 @@ def test_threads_are_1_to_the_cores_of_the_machine(monkeypatch, runner, threads)
     done = CliRunner().invoke(main, ["bench", "--model", "bundled", "--threads", str(threads)])
     assert done.exit_code == 2
     assert done.output.strip().splitlines() == [f"gpt2kit: error: {message}"]
+
+
+def test_another_engine_is_refused():
+    with pytest.raises(InputError, match="bench measures models on torch and onnxruntime, not "):
+        model_sizes(SimpleNamespace())

@@ -12,13 +12,13 @@ from gpt2kit.cli import main
 from gpt2kit.torch_engine import find
 
 
-def bad() -> list[str]:
+def bad_texts() -> list[str]:
     return [finding.text for finding in diagnose() if finding.level == "bad"]
 
 
 def test_a_sound_installation_has_nothing_bad():
     texts = [finding.text for finding in diagnose()]
-    assert bad() == []
+    assert bad_texts() == []
     for part in ("Python", "torch", "onnxruntime", "onnx ", "tokenizers", "bundled model", "gpt2"):
         assert any(part in text for text in texts), part
     assert CliRunner().invoke(main, ["doctor"]).exit_code == 0
@@ -51,7 +51,7 @@ def test_cudnn_is_a_remark_where_cuda_works_without(monkeypatch):
 def test_two_wheels_of_onnxruntime_are_bad(monkeypatch):
     both = {"onnxruntime": "1", "onnxruntime-gpu": "1"}
     monkeypatch.setattr(devices, "installed_wheels", lambda: both)
-    assert any("overwrite each other's files" in text for text in bad())
+    assert any("overwrite each other's files" in text for text in bad_texts())
 
 
 @pytest.mark.parametrize("name", ["torch", "onnxruntime"])
@@ -77,12 +77,12 @@ def test_a_package_that_is_missing_is_named(monkeypatch):
         return real(name)
 
     monkeypatch.setattr(metadata, "version", version)
-    assert bad() == ["onnxscript is not installed; run `pip install onnxscript`"]
+    assert bad_texts() == ["onnxscript is not installed; run `pip install onnxscript`"]
 
 
 def test_a_missing_bundled_model_is_bad_and_exits_1(monkeypatch, tmp_path):
     monkeypatch.setattr(find, "BUNDLED", tmp_path / "[gone]")
-    assert any("bundled model is missing" in text for text in bad())
+    assert any("bundled model is missing" in text for text in bad_texts())
     result = CliRunner().invoke(main, ["doctor"])
     assert result.exit_code == 1
     assert "[gone]" in result.stdout
