@@ -14,8 +14,9 @@ from probes.causal.patching import Patching, activation_patching
 from probes.causal.paths import Paths, path_patching
 from probes.core.metrics import Metric
 from probes.core.processed_weights import processed
-from probes.directions.directions import Direction, Steered, mean_difference, pca_directions, steer
+from probes.directions.directions import Direction, mean_difference, pca_directions
 from probes.directions.linear_probes import LinearProbe, linear_probe
+from probes.directions.steering import Steered, steer
 from probes.heads.circuits import CircuitTokens, ov_top_tokens, qk_top_tokens
 from probes.heads.copying import CopyingScores, copying_score
 from probes.heads.patterns import AttentionPatterns, attention_patterns
@@ -31,14 +32,11 @@ from probes.lens.tuned_training import train_tuned_lens
 from probes.neurons.nearest_tokens import NearestTokens, nearest_tokens
 from probes.neurons.neuron_lens import NeuronLens, neuron_lens
 from probes.neurons.top_activating import TopActivating, top_activating
-from probes.tasks.datasets import (
-    GreaterThan,
-    Pairs,
-    docstring_like,
-    greater_than,
-    ioi,
-    repeated_tokens,
-)
+from probes.tasks.docstring_like import docstring_like
+from probes.tasks.greater_than import GreaterThan, greater_than
+from probes.tasks.ioi import ioi
+from probes.tasks.pairs import Pairs
+from probes.tasks.repeated_tokens import repeated_tokens
 
 __all__ = [
     "Ablation",

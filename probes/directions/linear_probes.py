@@ -1,62 +1,70 @@
 """Linear probes: can a label be read off an activation by a linear map?
 
-Alain and Bengio 2016, arXiv 1610.01644. The control is a probe of the same size that is to learn
-labels shuffled at random: what it reaches, a probe reaches without any structure. After Hewitt and
-Liang 2019, "Designing and Interpreting Probes with Control Tasks", arXiv 1909.03368.
+Alain and Bengio 2016, arXiv 1610.01644. The control is a probe of the same size trained on labels
+shuffled at random; the accuracy that it reaches needs no structure in the activations. After Hewitt
+and Liang 2019, "Designing and Interpreting Probes with Control Tasks", arXiv 1909.03368.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Group, RenderableType
 
+from gpt2kit.checks import check_integer
 from gpt2kit.errors import InputError
 from gpt2kit.prompts import counted
 from gpt2kit.readout import Floats, Ints
-from gpt2kit.result import Result
+from gpt2kit.result import ModelResult, Row, model_header
 from gpt2kit.runner import Runner
-from probes.directions.directions import Prompts, collect
-from probes.draw.tables import table
-from probes.draw.words import title
+from probes.directions.collecting import Prompts, check_prompts, collect
 
-_SHUFFLES = 5  # controls are the mean of so many
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_SHUFFLES = 5  # probes that a control's accuracy is the mean of
 _ITERATIONS = 2000
-_CONSTANT = 1e-6  # of the largest activation: what varies less is float32's rounding
+_CONSTANT = 1e-6  # relative to the largest activation: float32's rounding varies by as much
 
 
 @dataclass(frozen=True, eq=False)
-class LinearProbe(Result):
+class LinearProbe(ModelResult):
     """One linear classifier for each tap; accuracies are shares, 0 to 1, of held-out prompts.
 
     Rows (R) are the taps. A class's score is `weights . x + bias`, x the tap's value at the
     position, flattened; with two classes there is one score, and above 0 means the second class.
     """
 
-    source: str
-    dtype: str
     taps: tuple[str, ...]  # (R,) in the order in which they fire
     position: int
     classes: tuple[str, ...]  # (C,)
     accuracy: Floats  # (R,)
     control: Floats  # (R,) mean accuracy of probes trained and tested on shuffled labels
-    majority: float  # accuracy of always saying the commonest label of the training prompts
-    held_out: Ints  # (H,) numbers of the prompts that were not trained on
+    majority: float  # accuracy of always predicting the commonest training label
+    held_out: Ints  # (H,) indices of the prompts that were not trained on
     weights: Floats  # (R, C, width); (R, 1, width) with two classes
     bias: Floats  # (R, C) or (R, 1)
 
+    def table(self) -> list[Row]:
+        """One row for each tap."""
+        columns = zip(self.taps, self.accuracy.tolist(), self.control.tolist(), strict=True)
+        return [
+            {"tap": tap, "accuracy": accuracy, "control": control, "majority": self.majority}
+            for tap, accuracy, control in columns
+        ]
+
     def render(self) -> RenderableType:
         """One line for each tap."""
-        numbers = ("accuracy", "control", "majority")
-        rows = table("tap", *numbers, numbers=numbers)
-        for tap, right, control in zip(self.taps, self.accuracy, self.control, strict=True):
-            rows.add_row(tap, f"{right:.3f}", f"{control:.3f}", f"{self.majority:.3f}")
+        from probes.draw.titled_table import titled_table
+
+        names = ("accuracy", "control", "majority")
+        rows = [[row["tap"], *(f"{row[name]:.3f}" for name in names)] for row in self.table()]
         read = f"{counted(len(self.held_out), 'prompt')} held out"
-        return Group(title("linear probes", self.source, self.dtype, read), "", rows)
+        about = "linear probes", self.source, self.dtype, read
+        return titled_table(about, ("tap", *names), rows, numbers=names)
 
     def __repr__(self) -> str:
         return (
@@ -77,61 +85,46 @@ def linear_probe(
 ) -> LinearProbe:
     """Logistic regression from a tap's value at one position to the label of the prompt.
 
-    tap: any tap of positions, or a glob for one probe a layer (`blocks.*.resid_post`); values are
-         standardised by the training prompts for fitting, the weights are of the raw values.
-    position: which token of each prompt; a negative one counts from the prompt's own end.
-    held_out: share of the prompts, of every class alike, that accuracies are of.
+    tap: any tap of positions, or a glob for one probe a layer (`blocks.*.resid_post`). Values are
+         standardised by the training prompts before fitting; the weights are of the raw values.
+    position: which token of each prompt; negative ones count from the prompt's own end.
+    held_out: share of the prompts, of every class alike, on which accuracy is measured.
     Needs scikit-learn: `pip install gpt2kit[probes]`. Raises InputError without it, and for labels
     that do not fit.
     """
-    train_test_split = _sklearn()
-    if len(labels) != len(prompts):
-        raise InputError(f"{len(labels)} labels for {len(prompts)} prompts")
-    classes, y = np.unique(np.array([str(label) for label in labels]), return_inverse=True)
-    if len(classes) < 2:
-        raise InputError("a probe needs labels of two classes or more; all are the same")
-    found = collect(runner, prompts, taps=tap, position=position)
-    flat = {name: x.reshape(len(x), -1).astype(np.float64) for name, x in found.items()}
-    if len({x.shape[1] for x in flat.values()}) > 1:
-        raise InputError(f"{tap!r} selects taps of different widths; name one kind of tap")
+    train_test_split = _train_test_split()
+    check_integer("seed", seed, 0)
+    classes, y = _classes(check_prompts(prompts), labels)
+    flat = _flat_values(runner, prompts, tap, position)
     try:
         train, test = train_test_split(
-            np.arange(len(y)), test_size=held_out, random_state=seed, stratify=y
+            np.arange(len(y)), test_size=_share(held_out), random_state=seed, stratify=y
         )
-    except ValueError as error:  # classes with one prompt, or a share that leaves nothing
+    except ValueError as error:  # a class with one prompt, or a share that leaves no prompts
         raise InputError(f"held_out = {held_out} of {len(y)} prompts: {error}") from error
     rng = np.random.default_rng(seed)
-    shuffled = [_shuffled(y, (train, test), rng) for _ in range(_SHUFFLES)]
-    fits = [_fit(x, y, train, test) for x in flat.values()]
+    shuffled = [_shuffle_labels(y, (train, test), rng) for _ in range(_SHUFFLES)]
+    fitted = [_fit_probe(x, y, train, test) for x in flat.values()]
     controls = [
-        np.mean([_fit(x, other, train, test)[0] for other in shuffled]) for x in flat.values()
+        np.mean([_fit_probe(x, other, train, test)[0] for other in shuffled]) for x in flat.values()
     ]
     commonest = np.bincount(y[train]).argmax()
     return LinearProbe(
-        source=str(runner.source),
-        dtype=runner.precision,
+        **model_header(runner),
         taps=tuple(flat),
         position=position,
-        classes=tuple(classes.tolist()),
-        accuracy=np.array([fit[0] for fit in fits]),
+        classes=classes,
+        accuracy=np.array([accuracy for accuracy, _, _ in fitted]),
         control=np.array(controls),
         majority=float((y[test] == commonest).mean()),
         held_out=np.sort(test),
-        weights=np.stack([fit[1] for fit in fits]),
-        bias=np.stack([fit[2] for fit in fits]),
+        weights=np.stack([weights for _, weights, _ in fitted]),
+        bias=np.stack([bias for _, _, bias in fitted]),
     )
 
 
-def _shuffled(y: NDArray[Any], parts: Sequence[Ints], rng: np.random.Generator) -> NDArray[Any]:
-    """Labels dealt anew within each part, so that each keeps its share of every class."""
-    out = y.copy()
-    for part in parts:
-        out[part] = rng.permutation(y[part])
-    return out
-
-
-def _sklearn() -> Any:
-    """scikit-learn's way to split, if it is there."""
+def _train_test_split() -> Any:
+    """scikit-learn's function. Raises InputError if scikit-learn is not installed."""
     try:
         from sklearn.model_selection import train_test_split
     except ImportError as error:
@@ -141,7 +134,45 @@ def _sklearn() -> Any:
     return train_test_split
 
 
-def _fit(x: Floats, y: NDArray[Any], train: Ints, test: Ints) -> tuple[float, Floats, Floats]:
+def _classes(prompts: Prompts, labels: Any) -> tuple[tuple[str, ...], Ints]:
+    """The classes in alphabetical order, and the class of each prompt."""
+    if not isinstance(labels, Sequence | np.ndarray) or isinstance(labels, str):
+        raise InputError(f"labels = {labels!r} must be a list with one label for each prompt")
+    if len(labels) != len(prompts):
+        raise InputError(f"{len(labels)} labels for {len(prompts)} prompts")
+    classes, y = np.unique(np.array([str(label) for label in labels]), return_inverse=True)
+    if len(classes) < 2:
+        raise InputError("a probe needs labels of two classes or more; all are the same")
+    return tuple(classes.tolist()), y
+
+
+def _flat_values(runner: Runner, prompts: Prompts, tap: str, position: int) -> dict[str, Floats]:
+    """Tap -> (prompts, width) values in float64. Raises InputError if widths differ."""
+    found = collect(runner, prompts, taps=tap, position=position)
+    flat: dict[str, Floats] = {
+        name: x.reshape(len(x), -1).astype(np.float64) for name, x in found.items()
+    }
+    if len({x.shape[1] for x in flat.values()}) > 1:
+        raise InputError(f"{tap!r} selects taps of different widths; name one kind of tap")
+    return flat
+
+
+def _share(held_out: Any) -> Any:
+    """scikit-learn takes None as well, for a default of its own; that is refused here."""
+    if not isinstance(held_out, float | int | np.number) or isinstance(held_out, bool):
+        raise InputError(f"held_out = {held_out!r} must be a share of the prompts, such as 0.25")
+    return held_out
+
+
+def _shuffle_labels(y: Ints, parts: Sequence[Ints], rng: np.random.Generator) -> Ints:
+    """Labels shuffled within each part, so that a part keeps its share of every class."""
+    shuffled = y.copy()
+    for part in parts:
+        shuffled[part] = rng.permutation(y[part])
+    return shuffled
+
+
+def _fit_probe(x: Floats, y: NDArray[Any], train: Ints, test: Ints) -> tuple[float, Floats, Floats]:
     """Accuracy on the test rows, weights (C or 1, width) and bias (C or 1,) for raw values."""
     from sklearn.linear_model import LogisticRegression
 

@@ -20,7 +20,8 @@ from probes.causal.patching import activation_patching
 from probes.core.metrics import Metric
 from probes.heads.copying import copying_score
 from probes.heads.scores import head_scores
-from probes.tasks.datasets import greater_than, repeated_tokens
+from probes.tasks.greater_than import greater_than
+from probes.tasks.repeated_tokens import repeated_tokens
 
 Head = tuple[int, int]  # layer, head
 _TEMPLATES = (

@@ -20,7 +20,7 @@ from gpt2kit.result import ModelResult, Row, array_rows, model_header
 from gpt2kit.runner import Runner
 from probes.heads.leading import LeadingHead, leading
 from probes.heads.patterns import patterns_by_layer
-from probes.tasks.datasets import repeated_tokens
+from probes.tasks.repeated_tokens import repeated_tokens
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -9,8 +9,10 @@ import pytest
 
 from gpt2kit import generate
 from gpt2kit.errors import InputError, TapError
-from probes.directions.directions import Direction, collect, mean_difference, pca_directions, steer
+from probes.directions.collecting import collect
+from probes.directions.directions import Direction, mean_difference, pca_directions
 from probes.directions.linear_probes import linear_probe
+from probes.directions.steering import steer
 from tests.conftest import CONFIG, close
 
 TAP = "blocks.1.resid_post"
@@ -110,9 +112,10 @@ def test_a_planted_direction_is_found(torch_runner):
             return getattr(torch_runner, name)
 
         def run(self, ids, **options):
-            edit = Direction("", "blocks.0.resid_post", planted, planted * 0).edit(
-                1.0, batch=list(range(0, len(ids), 2))
+            direction = Direction(
+                "blocks.0.resid_post", planted, planted * 0, source="", dtype="float32"
             )
+            edit = direction.edit(1.0, batch=list(range(0, len(ids), 2)))
             return torch_runner.run(ids, edits=[edit], **options)
 
     first = pca_directions(Steered(), prompts, tap="blocks.0.resid_post", n=1)[0]
@@ -202,6 +205,43 @@ def test_what_cannot_be_done_is_said(torch_runner, call, error, message):
         call(torch_runner)
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda r: mean_difference(r, None, BELOW, tap=TAP), "positive = None must be a list"),
+        (lambda r: mean_difference(r, ABOVE, 5, tap=TAP), "negative = 5 must be a list"),
+        (lambda r: mean_difference(r, [1.9], BELOW, tap=TAP), "a prompt is a text or a row of"),
+        (lambda r: mean_difference(r, ABOVE, BELOW, tap=TAP, position=1.5), "position 1.5 must be"),
+        (lambda r: pca_directions(r, ABOVE, tap=TAP, n=1.5), "n = 1.5 must be an integer"),
+        (lambda r: pca_directions(r, ABOVE, tap=TAP, n=None), "n = None must be an integer"),
+        (lambda r: steer(r, "a", "b", 1.0), "direction = 'b' must be a Direction"),
+        (lambda r: linear_probe(r, ABOVE, None, tap=TAP), "labels = None must be a list"),
+        (lambda r: linear_probe(r, None, [1], tap=TAP), "prompts = None must be a list"),
+        (lambda r: linear_probe(r, "abc", [0, 1, 0], tap=TAP), "prompts = 'abc' must be a list"),
+        (lambda r: linear_probe(r, ABOVE, [0, 1, 0], tap=TAP, seed=-1), "seed = -1 must be at"),
+        (lambda r: linear_probe(r, ABOVE, [0, 1, 0], tap=TAP, seed=1.5), "seed = 1.5 must be an"),
+        (lambda r: linear_probe(r, ABOVE, [0, 1, 0], tap=TAP, held_out=None), "held_out = None"),
+        (lambda r: linear_probe(r, ABOVE, [0, 1, 0], tap=TAP, held_out="x"), "held_out = 'x' must"),
+    ],
+)
+def test_wrong_types_are_refused_by_the_arguments_name(torch_runner, call, message):
+    with pytest.raises(InputError, match=message) as caught:
+        call(torch_runner)
+    assert "\n" not in str(caught.value)
+
+
+def test_directions_and_steered_texts_are_tables_and_are_read_back(torch_runner):
+    direction = pca_directions(torch_runner, ABOVE, tap=TAP, n=1)[0]
+    assert [row["vector"] for row in direction.table()] == direction.vector.tolist()
+    assert Direction.from_json(direction.to_json()) == direction
+    plain = mean_difference(torch_runner, ABOVE, BELOW, tap=TAP)
+    assert plain.explained is None
+    assert Direction.from_json(plain.to_json()) == plain
+    found = steer(torch_runner, "the", direction, [0, 2], max_new_tokens=3)
+    assert [row["strength"] for row in found.table()] == [0, 2]
+    assert type(found).from_json(found.to_json()) == found
+
+
 # Linear probes
 
 
@@ -264,6 +304,8 @@ def test_a_seed_gives_one_probe(torch_runner, planted):
     assert first.held_out.tolist() != other.held_out.tolist()
     assert TAP in str(first)
     assert "best accuracy" in repr(first)
+    assert [row["tap"] for row in first.table()] == [TAP]
+    assert type(first).from_json(first.to_json()) == first
 
 
 @pytest.mark.parametrize(

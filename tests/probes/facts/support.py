@@ -7,7 +7,8 @@ from tokenizers import decoders, models, pre_tokenizers
 from gpt2kit import GPT2Config, Tokenizer, TorchRunner
 from gpt2kit.runner import Source
 from probes.facts import published
-from probes.tasks.datasets import CENTURIES, EVENTS
+from probes.tasks.greater_than import CENTURIES
+from probes.tasks.word_lists import EVENTS
 from tests.conftest import random_model
 
 # As in the demo, written out: prompt, right name, wrong name.

@@ -111,7 +111,7 @@ def test_patching_ranks_what_brings_the_other_prompts_answer(runner, by_torch):
 
 @pytest.mark.parametrize("kind", ["induction", "duplicate_token", "previous_token"])
 def test_attention_ranks_are_of_repeated_tokens_after_a_bos(runner, by_torch, kind):
-    from probes.tasks.datasets import repeated_tokens
+    from probes.tasks.repeated_tokens import repeated_tokens
 
     bos, n = by_torch.config.bos_token_id, 100
     (row,) = repeated_tokens(by_torch.config.vocab_size, 1, n, bos=bos)
@@ -134,7 +134,7 @@ def years_by_hand(runner, ids, prompt, edits=None) -> float:
 
 @pytest.fixture(scope="module")
 def dated(by_torch) -> list[str]:
-    from probes.tasks.datasets import greater_than
+    from probes.tasks.greater_than import greater_than
 
     return list(greater_than(by_torch.tokenizer, 8).prompts)
 

@@ -9,7 +9,7 @@ from probes.heads.copying import copying_score
 from probes.heads.patterns import attention_patterns
 from probes.heads.scores import KINDS, head_scores
 from probes.heads.statistics import attention_statistics
-from probes.tasks.datasets import repeated_tokens
+from probes.tasks.repeated_tokens import repeated_tokens
 from tests import planted
 from tests.conftest import CONFIG, close
 from tests.probes.heads.support import PROMPT, patterns_by_hand

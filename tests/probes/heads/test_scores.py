@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from probes.heads.scores import KINDS, head_scores
-from probes.tasks.datasets import repeated_tokens
+from probes.tasks.repeated_tokens import repeated_tokens
 from tests import planted
 from tests.conftest import CONFIG, close
 from tests.probes.heads.support import PROMPT, loss, patterns_by_hand

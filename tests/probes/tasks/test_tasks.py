@@ -8,14 +8,12 @@ import pytest
 
 from gpt2kit import Tokenizer, load
 from gpt2kit.errors import InputError
-from probes.tasks.datasets import (
-    NAMES,
-    TEMPLATES,
-    docstring_like,
-    greater_than,
-    ioi,
-    repeated_tokens,
-)
+from probes.tasks.docstring_like import docstring_like
+from probes.tasks.greater_than import GreaterThan, greater_than
+from probes.tasks.ioi import TEMPLATES, ioi
+from probes.tasks.pairs import Pairs
+from probes.tasks.repeated_tokens import repeated_tokens
+from probes.tasks.word_lists import NAMES
 from tests.conftest import GPT2_TOKENIZER, byte_tokenizer
 from tests.planted import planted_tokenizer
 
@@ -187,6 +185,25 @@ def test_bad_arguments_are_refused(call, message):
         call(byte_tokenizer())
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda t: ioi(t, 1.5), "n = 1.5 must be an integer, got float"),
+        (lambda t: greater_than(t, None), "n = None must be an integer"),
+        (lambda t: docstring_like(t, "2"), "n = '2' must be an integer, got str"),
+        (lambda t: ioi(t, 1, seed=0.5), "seed = 0.5 must be an integer"),
+        (lambda t: ioi(t, 1, seed=None), "seed = None must be an integer"),
+        (lambda t: repeated_tokens(10, 1.5, 3), "batch = 1.5 must be an integer"),
+        (lambda t: repeated_tokens(10, 1, "3"), "length = '3' must be an integer"),
+        (lambda t: repeated_tokens(None, 1, 3), "vocab_size = None must be an integer"),
+        (lambda t: repeated_tokens(10, 1, 3, bos=1.5), "bos = 1.5 must be an integer"),
+    ],
+)
+def test_wrong_types_are_refused_by_the_arguments_name(call, message):
+    with pytest.raises(InputError, match=message):
+        call(byte_tokenizer())
+
+
 # How it looks
 
 
@@ -205,3 +222,13 @@ def test_printing_shows_the_first_prompts(gpt2, make):
     assert "the first" not in str(make(gpt2, 4))
     assert "1 prompt" in repr(make(gpt2, 1))
     assert "1 prompts" not in repr(make(gpt2, 1))
+
+
+@pytest.mark.parametrize(("make", "kind"), [(ioi, Pairs), (greater_than, GreaterThan)])
+def test_prompts_are_a_table_and_are_read_back(gpt2, make, kind):
+    data = make(gpt2, 3)
+    rows = data.table()
+    assert [row["prompt"] for row in rows] == list(data.prompts)
+    assert kind.from_json(data.to_json()) == data
+    if kind is GreaterThan:
+        assert [int(row["right_from"]) for row in rows] == [year + 1 for year in data.years]
