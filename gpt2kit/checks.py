@@ -2,38 +2,119 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gpt2kit.errors import InputError
 
 
 def check_integer(name: str, value: Any, low: int = 1, high: int | None = None) -> int:
-    """An integer from `low` to `high` (both included; no upper bound by default).
+    """Return an integer from `low` to `high`, both included; None is no upper bound.
 
-    Raises InputError unless `value` is an int or a numpy integer in that range; booleans and
+    Raises InputError unless `value` is an int or a numpy integer in that range. Booleans and
     floats are refused, even 3.0.
     """
-    if not isinstance(value, int | np.integer) or isinstance(value, bool):
-        raise InputError(f"{name} = {value!r} must be an integer, got {type(value).__name__}")
+    if not _is_integer(value):
+        raise InputError(f"{name} = {short(value)} must be an integer, got {type(value).__name__}")
     if value < low or (high is not None and value > high):
-        span = f"from {low} to {high}" if high is not None else f"at least {low}"
-        raise InputError(f"{name} = {value} must be {span}")
+        span = f"be from {low} to {high}" if high is not None else f"be at least {low}"
+        raise InputError(
+            f"{name} = {value} must {'not be negative' if (low, high) == (0, None) else span}"
+        )
     return int(value)
 
 
 def check_top_k(top_k: Any, vocab_size: int, low: int = 1, name: str = "top_k") -> int:
-    """How many of the largest logits to keep: an integer from `low` to the vocabulary size."""
-    if isinstance(top_k, int | np.integer) and not low <= top_k <= vocab_size:
+    """Return how many of the largest logits to keep: `low` to the vocabulary size."""
+    if _is_integer(top_k) and not low <= top_k <= vocab_size:
         raise InputError(
             f"{name} = {top_k} must be from {low} to {vocab_size}, the size of the vocabulary"
         )
     return check_integer(name, top_k, low, vocab_size)
 
 
-def check_choice(name: str, value: Any, choices: Any) -> str:
-    """One of a few words. Raises InputError, which lists them, for anything else."""
-    if not isinstance(value, str) or value not in choices:
-        raise InputError(f"{name} = {value!r} is not one of {', '.join(choices)}")
+def check_number(name: str, value: Any) -> float:
+    """Return an int or a float. Raises InputError for booleans, text and everything else."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number):
+        raise InputError(f"{name} = {short(value)} must be a number, got {type(value).__name__}")
+    if isinstance(value, np.complexfloating):
+        raise InputError(f"{name} = {value} must be a real number")
+    return float(value)
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """Return True or False. Raises InputError for anything else."""
+    if not isinstance(value, bool | np.bool_):
+        raise InputError(f"{name} = {short(value)} must be True or False")
+    return bool(value)
+
+
+def check_text(name: str, value: Any) -> str:
+    """Return a text. Raises InputError for anything else."""
+    if not isinstance(value, str):
+        raise InputError(f"{name} = {short(value)} must be text, got {type(value).__name__}")
     return value
+
+
+def check_function(name: str, value: Any) -> None:
+    """Raise InputError unless `value` is None or can be called."""
+    if value is not None and not callable(value):
+        raise InputError(f"{name} = {short(value)} must be a function, or None")
+
+
+def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
+    """Return one of a few words. Raises InputError, which lists them, for anything else."""
+    words = tuple(choices)
+    if not isinstance(value, str) or value not in words:
+        raise InputError(f"{name} = {short(value)} is not one of {', '.join(words)}")
+    return value
+
+
+def check_integers(name: str, value: Any) -> NDArray[np.int64]:
+    """Return an integer, or any array or nested list of integers, as an int64 array.
+
+    Raises InputError for floats (even whole ones), booleans, text, None, and uneven lists.
+    """
+    array = _array(name, value, "integers")
+    if array.size and array.dtype.kind not in "iu":
+        raise InputError(f"{name} must hold integers, got {_kind(array, value)}")
+    return array.astype(np.int64)
+
+
+def check_numbers(name: str, value: Any) -> NDArray[np.floating]:
+    """Return any array or nested list of real numbers as a float array.
+
+    An array of floats is returned as it is, not copied. Raises InputError for anything else that
+    does not hold numbers.
+    """
+    array = _array(name, value, "numbers")
+    if array.dtype.kind == "f":
+        return array
+    if array.dtype.kind not in "iu":
+        raise InputError(f"{name} must hold numbers, got {_kind(array, value)}")
+    return array.astype(np.float32)
+
+
+def short(value: Any) -> str:
+    """The repr of a value on one line, at most 60 characters."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _array(name: str, value: Any, what: str) -> NDArray[Any]:
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError, RuntimeError) as error:  # uneven lists; a tensor on a GPU
+        raise InputError(f"{name} = {short(value)} is not an array of {what}") from error
+
+
+def _kind(array: NDArray[Any], value: Any) -> str:
+    """What an array holds: its dtype, or the type of a value that numpy has no dtype for."""
+    return type(value).__name__ if array.dtype.kind == "O" and not array.ndim else str(array.dtype)

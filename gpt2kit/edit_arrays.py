@@ -1,4 +1,35 @@
-"""An `Edit` as arrays for one run: the pair (keep, add) that both engines apply."""
+"""An `Edit` as arrays for one run: the pair (keep, add) that both engines apply.
+
+An edit names places by axis: `pos=[1, 3], head=0`. An engine needs two arrays with all axes of the
+tap that broadcast against its value, with keep 1 and add 0 wherever the edit changes nothing. An
+example: write 9 into head 0 at positions 1 and 3, in a run of 4 tokens of a model with 2 heads.
+
+>>> config = GPT2Config(n_embd=4, n_head=2, n_layer=1)
+>>> edit = Edit.replace("blocks.0.z", [9.0, 9.0], pos=[1, 3], head=0)
+>>> whole = Chunk(starts=np.array([0]), pos=4, keys=4)
+>>> keep, add = affine([edit], config, whole)["blocks.0.z"]
+>>> keep.shape, add.shape  # batch pos head d_head; 1 where all entries are alike
+((1, 4, 2, 1), (1, 4, 2, 2))
+>>> keep[0, :, :, 0]  # pos head
+array([[1., 1.],
+       [0., 1.],
+       [1., 1.],
+       [0., 1.]])
+>>> add[0, :, :, 0]
+array([[0., 0.],
+       [9., 0.],
+       [0., 0.],
+       [9., 0.]])
+
+Under a cache a run sees only some positions, and the edit's positions stay absolute. A run of the
+last 2 of these tokens gets the last 2 rows:
+
+>>> part = Chunk(starts=np.array([2]), pos=2, keys=4, cached=True)
+>>> keep, add = affine([edit], config, part)["blocks.0.z"]
+>>> add[0, :, :, 0]
+array([[0., 0.],
+       [9., 0.]])
+"""
 
 from __future__ import annotations
 
@@ -9,21 +40,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from gpt2kit.checks import short
 from gpt2kit.config import GPT2Config
-from gpt2kit.edits import Edit, shown
+from gpt2kit.edits import Edit, as_written
 from gpt2kit.errors import EditError
 from gpt2kit.taps import axes_of, resolve
 
-_CHUNKED = ("pos", "query")  # axes that one run sees only a chunk of
+_CHUNKED = ("pos", "query")  # axes of which one run sees only a chunk
 _POSITIONS = (*_CHUNKED, "key")
+
+Affine = tuple[NDArray[np.floating], NDArray[np.floating]]
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """What part of its sequences one run sees: the sizes of the axes that vary from run to run.
+    """The part of its sequences that one run sees: the sizes of the axes that vary between runs.
 
-    starts: (batch,) absolute position of the first token of each row. keys: keys attended to.
-    cached: whether an edit may speak of positions beyond this chunk.
+    starts: (batch,) absolute position of the first token of each row. pos: tokens in this run.
+    keys: keys attended to. cached: whether edits may name positions beyond this chunk.
     """
 
     starts: NDArray[np.int64]
@@ -47,7 +81,7 @@ class Chunk:
 
 
 def listed(edits: Any) -> list[Any]:
-    """Edits as a list. Raises EditError for what is none, such as text or one edit by itself."""
+    """Edits as a list. Raises EditError for a single edit, a text, or anything else."""
     if isinstance(edits, Edit | str) or not isinstance(edits, Iterable):
         raise EditError(f"edits must be a list of edits, got {edits!r}; put [ ] around it")
     given = list(edits)
@@ -55,9 +89,6 @@ def listed(edits: Any) -> list[Any]:
         if isinstance(edit, str):
             raise EditError(f"{edit!r} is text; Edit.parse makes an Edit of it")
     return given
-
-
-Affine = tuple[NDArray[np.floating], NDArray[np.floating]]
 
 
 def affine(edits: Iterable[Edit], config: GPT2Config, chunk: Chunk) -> dict[str, Affine]:
@@ -77,103 +108,152 @@ def affine(edits: Iterable[Edit], config: GPT2Config, chunk: Chunk) -> dict[str,
     return out
 
 
+@dataclass(frozen=True)
+class _Target:
+    """What one edit selects of one tap in one run.
+
+    axes: the tap's. sizes: of each axis in this run. chosen: the indices that `Edit.at` selects of
+    an axis, for the axes that it names; absolute under a cache where the axis is one of positions.
+    """
+
+    edit: Edit
+    axes: tuple[str, ...]
+    sizes: Mapping[str, int]
+    chosen: Mapping[str, NDArray[np.int64]]
+    chunk: Chunk
+
+    def selected(self, axis: str) -> int:
+        """Number of places of an axis that the edit selects."""
+        return len(self.chosen[axis]) if axis in self.chosen else self.sizes[axis]
+
+    def spans_sequence(self, axis: str) -> bool:
+        """Whether an array along this axis covers the whole sequence, whatever the chunk is."""
+        return self.chunk.cached and axis in _POSITIONS and axis not in self.chosen
+
+
 def _expand(edit: Edit, tap: str, config: GPT2Config, chunk: Chunk) -> Affine:
-    """One edit of one tap as full-rank arrays over the chunk."""
+    """One edit of one tap as arrays with all axes of the tap, for this chunk."""
+    target = _target(edit, tap, config, chunk)
+    keep, add = (_block(target, x) for x in (edit.keep, edit.add))
+    selected = np.ones((1,) * len(target.axes), bool)
+    for dim, axis in enumerate(target.axes):
+        index = target.chosen.get(axis)
+        if index is None:
+            spans = [x.shape[dim] for x in (keep, add) if x.shape[dim] > 1]
+            if not spans or axis not in _POSITIONS:
+                continue
+            index = np.arange(min(spans))  # an array over positions starts at position 0
+        where = _lookup(index, axis, target.sizes[axis], chunk)  # (1 or batch, size)
+        keep, add = (_gather(x, where, dim) for x in (keep, add))
+        selected = selected & _along(where >= 0, dim, len(target.axes))
+    if tap.endswith("_scale") and (selected & (keep == 0) & (add == 0)).any():
+        raise EditError(
+            f"{as_written(edit)}: a layer norm divides by {tap}, which cannot be 0; put another "
+            "number there"
+        )
+    return np.where(selected, keep, 1.0), np.where(selected, add, 0.0)
+
+
+def _target(edit: Edit, tap: str, config: GPT2Config, chunk: Chunk) -> _Target:
     axes = axes_of(tap)
     unknown = set(edit.at) - set(axes)
     if unknown:
-        raise EditError(f"{shown(edit)}: {tap} has no axis {min(unknown)!r}; its axes are {axes}")
+        raise EditError(
+            f"{as_written(edit)}: {tap} has no axis {min(unknown, key=str)!r}; its axes are {axes}"
+        )
     sizes = {axis: chunk.size(axis, config) for axis in axes}
     chosen = {
         axis: _indices(edit, axis, sizes[axis], config, chunk) for axis in axes if axis in edit.at
     }
-    keep, add = (_block(edit, x, axes, sizes, chosen, chunk) for x in (edit.keep, edit.add))
-    hit = np.ones((1,) * len(axes), bool)
-    for dim, axis in enumerate(axes):
-        spans = [x.shape[dim] for x in (keep, add) if x.shape[dim] > 1]
-        if axis in chosen:
-            index = chosen[axis]
-        elif axis in _POSITIONS and spans:
-            index = np.arange(min(spans))  # an array over positions starts at position 0
-        else:
-            continue
-        where = _lookup(index, axis, sizes[axis], chunk)  # (1 or batch, size), -1 = not selected
-        keep, add = (_gather(x, where, dim) for x in (keep, add))
-        shape = [1] * len(axes)
-        shape[0], shape[dim] = (where.shape[0], shape[dim]) if dim else (1, 1)
-        shape[dim] = where.shape[1]
-        hit = hit & (where >= 0).reshape(shape)
-    if tap.endswith("_scale") and (hit & (keep == 0) & (add == 0)).any():
-        raise EditError(
-            f"{shown(edit)}: a layer norm divides by {tap}, which cannot be 0; put another "
-            "number there"
-        )
-    return np.where(hit, keep, 1.0), np.where(hit, add, 0.0)
+    return _Target(edit, axes, sizes, chosen, chunk)
 
 
 def _indices(
     edit: Edit, axis: str, size: int, config: GPT2Config, chunk: Chunk
 ) -> NDArray[np.int64]:
-    """The indices that `at[axis]` selects, absolute where the axis is of positions."""
+    """The indices that `at[axis]` selects; absolute under a cache if the axis is of positions."""
     where = edit.at[axis]
     absolute = chunk.cached and axis in _POSITIONS
     end = config.n_positions if absolute else size
-    if isinstance(where, slice):
-        if where.step == 0:
-            raise EditError(f"{shown(edit)}: a range of {axis} with steps of 0 goes nowhere")
-        given = np.array([x for x in (where.start, where.stop) if x is not None], np.int64)
-        index = np.arange(*where.indices(end))
-    else:
-        given = index = np.atleast_1d(np.asarray(where))
-        if index.ndim > 1 or (index.size and index.dtype.kind not in "iu"):
-            raise EditError(
-                f"{shown(edit)}: {axis} must be a whole number, a list of them, or a slice "
-                "(np.flatnonzero makes a list of a mask)"
-            )
-        if ((index < -end) | (index >= end)).any():
-            raise EditError(f"{shown(edit)}: {axis} = {where} is out of range; the size is {end}")
+    given = _slice_bounds(edit, axis, where) if isinstance(where, slice) else _list(edit, axis)
     if absolute and (given < 0).any():
         raise EditError(
-            f"{shown(edit)}: a negative {axis} is ambiguous under a cache, as in generation; "
+            f"{as_written(edit)}: a negative {axis} is ambiguous under a cache, as in generation; "
             "count from 0"
         )
-    return index.astype(np.int64) % end
+    if isinstance(where, slice):
+        return np.arange(*where.indices(end))
+    if ((given < -end) | (given >= end)).any():
+        raise EditError(
+            f"{as_written(edit)}: {axis} = {short(where)} is out of range; the size is {end}"
+        )
+    return given % end
 
 
-def _block(
-    edit: Edit,
-    value: ArrayLike,
-    axes: tuple[str, ...],
-    sizes: Mapping[str, int],
-    chosen: Mapping[str, NDArray[np.int64]],
-    chunk: Chunk,
-) -> NDArray[np.floating]:
-    """`value` with all axes of the tap, checked against the selected part of it."""
-    array = np.asarray(value)
-    if array.dtype.kind not in "fiub":
-        raise EditError(f"{shown(edit)}: keep and add must be numbers, got {array.dtype}")
-    if not (np.abs(array) <= np.finfo(np.float32).max).all():
-        raise EditError(f"{shown(edit)}: keep and add must be finite numbers that float32 can hold")
-    array = array.astype(np.result_type(array.dtype, np.float32))
-    dropped = [i for i, axis in enumerate(axes) if isinstance(edit.at.get(axis), int | np.integer)]
-    rank = len(axes) - len(dropped)
+def _slice_bounds(edit: Edit, axis: str, where: slice) -> NDArray[np.int64]:
+    """Start and stop of a slice, if given. Raises EditError unless its parts are integers."""
+    parts = [x for x in (where.start, where.stop, where.step) if x is not None]
+    if not all(isinstance(x, int | np.integer) for x in parts):
+        raise EditError(f"{as_written(edit)}: {axis} = {where} must be a slice of integers")
+    if where.step == 0:
+        raise EditError(f"{as_written(edit)}: a range of {axis} with steps of 0 goes nowhere")
+    return np.array([x for x in (where.start, where.stop) if x is not None], np.int64)
+
+
+def _list(edit: Edit, axis: str) -> NDArray[np.int64]:
+    """An index or a list of indices. Raises EditError for anything else."""
+    try:
+        index = np.atleast_1d(np.asarray(edit.at[axis]))
+    except ValueError:  # lists of unequal length
+        index = np.zeros((0, 0))
+    if index.ndim > 1 or (index.size and index.dtype.kind not in "iu"):
+        raise EditError(
+            f"{as_written(edit)}: {axis} must be a whole number, a list of them, or a slice "
+            "(np.flatnonzero makes a list of a mask)"
+        )
+    return index.astype(np.int64)
+
+
+def _block(target: _Target, value: ArrayLike) -> NDArray[np.floating]:
+    """`value` with all axes of the tap, checked against the part that the edit selects."""
+    array, edit = _numbers(target.edit, value), target.edit
+    dropped = [
+        i for i, axis in enumerate(target.axes) if isinstance(edit.at.get(axis), int | np.integer)
+    ]
+    rank = len(target.axes) - len(dropped)
     if array.ndim <= rank:
         full = np.expand_dims(array.reshape((1,) * (rank - array.ndim) + array.shape), dropped)
-        want = [len(chosen[axis]) if axis in chosen else sizes[axis] for axis in axes]
-        # Under a cache an array over positions is of the whole sequence, whatever this chunk is.
-        free = [chunk.cached and axis in _POSITIONS and axis not in chosen for axis in axes]
-        fits = (
-            have == 1 or (have >= chunk.keys if whole else have == size)
-            for have, size, whole in zip(full.shape, want, free, strict=True)
-        )
-        if all(fits):
+        sizes = zip(target.axes, full.shape, strict=True)
+        if all(_fits(target, axis, size) for axis, size in sizes):
             return full
-    block = ", ".join(
-        f"{axis} {len(chosen[axis]) if axis in chosen else sizes[axis]}"
-        for i, axis in enumerate(axes)
-        if i not in dropped
+    part = ", ".join(
+        f"{axis} {target.selected(axis)}" for i, axis in enumerate(target.axes) if i not in dropped
     )
-    raise EditError(f"{shown(edit)}: shape {array.shape} does not broadcast against ({block})")
+    raise EditError(f"{as_written(edit)}: shape {array.shape} does not broadcast against ({part})")
+
+
+def _fits(target: _Target, axis: str, size: int) -> bool:
+    """Whether an array of this size along an axis broadcasts against the selected part."""
+    if size == 1:
+        return True
+    if target.spans_sequence(axis):
+        return size >= target.chunk.keys
+    return size == target.selected(axis)
+
+
+def _numbers(edit: Edit, value: ArrayLike) -> NDArray[np.floating]:
+    """`value` as an array of floats. Raises EditError unless float32 can hold its numbers."""
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise EditError(f"{as_written(edit)}: keep and add must be numbers or arrays") from error
+    if array.dtype.kind not in "fiub":
+        raise EditError(f"{as_written(edit)}: keep and add must be numbers, got {array.dtype}")
+    if not (np.abs(array) <= np.finfo(np.float32).max).all():
+        raise EditError(
+            f"{as_written(edit)}: keep and add must be finite numbers that float32 can hold"
+        )
+    return array.astype(np.result_type(array.dtype, np.float32))
 
 
 def _lookup(index: NDArray[np.int64], axis: str, size: int, chunk: Chunk) -> NDArray[np.int64]:
@@ -187,8 +267,16 @@ def _lookup(index: NDArray[np.int64], axis: str, size: int, chunk: Chunk) -> NDA
     return where[here]
 
 
+def _along(mask: NDArray[np.bool_], dim: int, rank: int) -> NDArray[np.bool_]:
+    """(1 or batch, size) with all axes of a tap: rows along axis 0, places along axis `dim`."""
+    shape = [1] * rank
+    shape[0] = len(mask)
+    shape[dim] = mask.shape[1]
+    return mask.reshape(shape)
+
+
 def _gather(x: NDArray[np.floating], where: NDArray[np.int64], dim: int) -> NDArray[np.floating]:
-    """Take `where` along `dim` of x, row by row; a size of 1 stays, as it serves every place."""
+    """Take `where` along `dim` of x, row by row; a size of 1 stays, since it serves every place."""
     if x.shape[dim] == 1:
         return x
     if x.shape[dim] == 0:  # nothing is selected, so any value will do

@@ -2,6 +2,7 @@
 
 EDIT   TAP [ '[' AXIS=WHERE {, AXIS=WHERE} ']' ]  OP  VALUE
 TAP    a tap's name, alias or glob             blocks.6.resid_post    blocks.*.mlp_out
+       [ ] in it can only choose layers        blocks.[01].z
 AXIS   an axis of that tap                     head  pos  query  key  d_model  batch  …
 WHERE  an index, a range, or a list            9    2:5    3:    [1,4,7]
 OP     = replaces, += and -= add, *= scales
@@ -26,11 +27,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from gpt2kit.errors import EditError
 
+# Digits are [0-9] throughout: \d would also take those of other scripts for numbers.
 _EDIT = re.compile(
     r"(?P<tap>[^\s=/]+?)\s*(?:\[(?P<at>(?:[^\[\]]|\[[^\[\]]*\])*=(?:[^\[\]]|\[[^\[\]]*\])*)\])?"
     r"\s*(?P<op>[-+*]?=)\s*(?P<value>[^\s=].*)"
 )
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_LAYERS = re.compile(r"(?<=\.)\[!?[0-9-]+\](?=\.)")  # blocks.[01].z: a choice of layers
+_NUMBER = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
 _VALUE = re.compile(
     rf"(?P<number>{_NUMBER})|(?:(?P<times>{_NUMBER})\s*\*\s*|(?P<sign>[-+])\s*)?(?P<file>\S.*)"
 )
@@ -41,7 +44,7 @@ Index = int | list[int] | slice
 
 
 class Parsed(NamedTuple):
-    """The parts of an edit as text: `x -> keep * x + add` at `tap`, on the part `at` selects."""
+    """The parts of an edit: `x -> keep * x + add` at `tap`, on the part that `at` selects."""
 
     tap: str
     keep: ArrayLike
@@ -54,13 +57,16 @@ def parse(text: str) -> Parsed:
 
     Raises EditError, which says what is wrong and how an edit is written.
     """
+    if not isinstance(text, str):
+        raise EditError(f"an edit as text is needed, got {type(text).__name__}")
     found = _EDIT.fullmatch(text.strip())
     tap = found["tap"] if found else ""
-    if found is None or tap.endswith("[]") or tap.count("[") != tap.count("]"):
+    if found is None or tap.count("[") != tap.count("]"):
         raise EditError(
             f"{text!r} is not an edit; write TAP = VALUE, TAP += VALUE or TAP *= VALUE, such as "
             "'blocks.9.z[head=9] = 0' or 'blocks.6.resid_post += 8 * direction.npy'"
         )
+    _check_tap(text, tap)
     at, value = _where(text, found["at"]), _value(text, found["value"])
     match found["op"]:
         case "=":
@@ -72,8 +78,21 @@ def parse(text: str) -> Parsed:
     return Parsed(tap, 1.0, value, at)
 
 
+def _check_tap(text: str, tap: str) -> None:
+    """Raise EditError if a tap has brackets that do not choose layers: `z[pos:2]`, `z[head]`.
+
+    Read as a glob, such a tap would select other taps than the user meant.
+    """
+    rest = _LAYERS.sub("", tap)
+    if "[" in rest or "]" in rest:
+        raise EditError(
+            f"{text!r} is not an edit: {tap!r} has brackets without an axis; write [head=9], "
+            "[pos=:2] or [key=[1,4]] after the tap"
+        )
+
+
 def _where(text: str, at: str | None) -> dict[str, Index]:
-    """'head=9, pos=2:5' -> {"head": 9, "pos": slice(2, 5)}."""
+    """Read 'head=9, pos=2:5' as {"head": 9, "pos": slice(2, 5)}."""
     out: dict[str, Index] = {}
     rest = (at or "").strip()
     while rest:
@@ -89,27 +108,28 @@ def _where(text: str, at: str | None) -> dict[str, Index]:
 
 
 def _index(text: str, where: str) -> Index:
+    """Read '9', '2:5' or '[1,4]'."""
     try:
         if where.startswith("["):
-            return [_whole(part) for part in where[1:-1].split(",")]
+            return [_integer(part) for part in where[1:-1].split(",")]
         if ":" not in where:
-            return _whole(where)
-        found = slice(*(_whole(part) if part.strip() else None for part in where.split(":")))
+            return _integer(where)
+        found = slice(*(_integer(part) if part.strip() else None for part in where.split(":")))
     except (ValueError, TypeError):
         raise EditError(
             f"{text!r}: {where!r} is not an index (9), a range (2:5) or a list ([1,4])"
         ) from None
-    return _range(text, where, found)
+    return _check_range(text, where, found)
 
 
-def _whole(number: str) -> int:
-    if not re.fullmatch(r"[-+]?\d+", number.strip(), re.ASCII):
+def _integer(number: str) -> int:
+    if not re.fullmatch(r"[-+]?[0-9]+", number.strip()):
         raise ValueError(number)
     return int(number)
 
 
-def _range(text: str, where: str, found: slice) -> slice:
-    """A range that selects something, as far as can be told without knowing the axis."""
+def _check_range(text: str, where: str, found: slice) -> slice:
+    """Return a range. Raise EditError if it selects nothing, whatever the size of the axis."""
     start, stop = found.start or 0, found.stop
     if found.step == 0 or (stop is not None and (start < 0) == (stop < 0) and start >= stop):
         raise EditError(f"{text!r}: {where!r} selects nothing")
@@ -117,8 +137,9 @@ def _range(text: str, where: str, found: slice) -> slice:
 
 
 def _value(text: str, value: str) -> ArrayLike:
+    """Read a number, or a number times the array in a file."""
     found = _VALUE.fullmatch(value)
-    assert found is not None  # anything may be a file's name
+    assert found is not None  # because any text can be a file's name
     if found["number"]:
         return _number(text, found["number"])
     factor = _number(text, found["times"] or f"{found['sign'] or ''}1")
@@ -133,6 +154,7 @@ def _number(text: str, number: str) -> float:
 
 
 def _array(text: str, file: str) -> NDArray[Any]:
+    """Read a .npy file of finite numbers."""
     if not file.endswith(".npy"):
         raise EditError(
             f"{text!r}: {file!r} is neither a number nor a .npy file (NUMBER * FILE.npy scales one)"

@@ -1,9 +1,10 @@
-"""Readout: next-token statistics of residual vectors, worked out in tiles.
+"""Readout: next-token statistics of residual vectors, computed in tiles.
 
-An engine multiplies a few vectors with the unembedding, piece by piece, and sums up what it sees;
-the walk over vectors and the joining of the pieces are the same for every engine. Softmax in
-pieces: Milakov and Gimelshein 2018, "Online normalizer calculation for softmax", arXiv 1805.02867;
-entropy and KL divergence go the same way.
+An engine multiplies a tile of vectors with one piece of the unembedding after another and returns
+sums over each piece (`Sums`). This module cuts the vectors into tiles and joins the sums, for both
+engines. Nothing of size vectors x vocabulary is held. Softmax in pieces: Milakov and Gimelshein
+2018, "Online normalizer calculation for softmax", arXiv 1805.02867; entropy and KL divergence are
+joined in the same way.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from gpt2kit.checks import check_integers, check_numbers, check_top_k
 from gpt2kit.config import GPT2Config
 from gpt2kit.errors import InputError
 
@@ -45,17 +47,18 @@ class Readout:
 
 @dataclass(frozen=True)
 class Sums:
-    """What an engine has to say of a tile of vectors, piece by piece of the vocabulary.
+    """What an engine computes for a tile of vectors: sums over each piece of the vocabulary.
 
-    Vectors are (row, group); x are a vector's logits in a piece, p their softmax within it.
-    base:  (piece, row, group) subtracted from all x beforehand, to keep what is summed small.
+    The vectors of a tile are (row, group). x are a vector's logits in one piece, p is the softmax
+    of x over this piece alone.
+    base:  (piece, row, group) subtracted from all x first, to keep exp(x - base) in range.
     log_z: (piece, row, group) log sum exp(x - base).
     mean:  (piece, row, group) sum p (x - base).
-    reference_mean: (piece, row, group) the same with p of the row's last group, if that is a
-           reference; else None.
+    reference_mean: (piece, row, group) the same with p of the row's last group, which is the
+           reference; None without one.
     top, top_ids: (row, group, at least top_k) the largest logits of all pieces, in any order.
     chosen: (row, group, targets) the targets' logits.
-    above: (row, group, targets) how many logits are larger than the target's.
+    above: (row, group, targets) number of logits that are larger than the target's.
     """
 
     base: Floats
@@ -83,29 +86,29 @@ def tiled(
     read: Read,
     vectors: int,
 ) -> Readout:
-    """Readout of resid (…, d_model); the first arguments are those of `Runner.readout`.
+    """Readout of resid (…, d_model). For resid, targets, reference, see `Runner.readout`.
 
-    vectors: how many meet the vocabulary at a time.
+    vectors: number of vectors in one tile.
     """
-    if not 1 <= top_k <= config.vocab_size:
-        raise InputError(f"top_k = {top_k} must be from 1 to the vocabulary's {config.vocab_size}")
+    check_top_k(top_k, config.vocab_size)
+    resid = check_residual(resid, config.n_embd)
     shape = resid.shape[:-1]
     groups, reference = _grouped(resid, reference, config.n_embd)
-    wanted = _targets(targets, shape, groups.shape[:2], config.vocab_size)
     count, rows = groups.shape[:2]
+    wanted = _targets(targets, shape, (count, rows), config.vocab_size)
     refers = reference is not None
-    # It rides along as one more group, for its logits are needed too; often it is the last one.
-    apart = reference is not None and not np.array_equal(reference, groups[-1])
-    tiles = -(-rows // max(1, vectors // (count + apart)))
-    step = -(-rows // tiles)  # all of one size, but for the last
+    # The engine needs the reference's logits too. The reference becomes one more group, unless it
+    # is the last group already, as it is when a lens compares layers with the final one.
+    extra = None if reference is None or np.array_equal(reference, groups[-1]) else reference
+    tiles = -(-rows // max(1, vectors // (count + (extra is not None))))
+    step = -(-rows // tiles)  # so that all tiles but the last have one size
     found = []
     for start in range(0, rows, step):
         x, ids = groups[:, start : start + step], wanted[:, start : start + step]
-        if reference is not None and apart:
-            x = np.concatenate([x, reference[None, start : start + step]])
+        if extra is not None:
+            x = np.concatenate([x, extra[None, start : start + step]])
             ids = np.concatenate([ids, ids[-1:]])
-        sums = read(x.swapaxes(0, 1), ids.swapaxes(0, 1), refers, top_k)
-        found.append(_join(sums, top_k))
+        found.append(_join(read(x.swapaxes(0, 1), ids.swapaxes(0, 1), refers, top_k), top_k))
     left_out = set() if refers else {"kl"}
     if targets is None:
         left_out |= {"target_logprobs", "target_ranks"}
@@ -116,35 +119,39 @@ def tiled(
     return Readout(**merged)
 
 
-def check_width(resid: Floats, width: int) -> None:
-    """Raise InputError unless these are residual vectors (…, width)."""
-    if not resid.ndim or resid.shape[-1] != width:
-        raise InputError(f"vectors of shape {resid.shape} given, the model's are {width} wide")
+def check_residual(resid: Any, width: int, name: str = "resid") -> Floats:
+    """Return residual vectors (…, width) as a float array. Raises InputError for anything else."""
+    vectors = check_numbers(name, resid)
+    if not vectors.ndim or vectors.shape[-1] != width:
+        shape = vectors.shape
+        raise InputError(f"{name}: vectors of shape {shape} given, the model's are {width} wide")
+    return vectors
 
 
 def _grouped(resid: Floats, reference: Floats | None, width: int) -> tuple[Floats, Floats | None]:
-    """Resid as (group, row, d_model), the reference as (row, d_model) against each group."""
-    check_width(resid, width)
+    """Resid as (group, row, d_model), the reference as (row, d_model) for all groups."""
     if not resid.size:
-        raise InputError(f"vectors of shape {resid.shape} given: at least one is wanted")
+        raise InputError(f"resid: vectors of shape {resid.shape} given: at least one is needed")
     if reference is None:
         return resid.reshape(1, -1, width), None
+    reference = check_numbers("reference", reference)
     axes = reference.shape[:-1]
-    if reference.shape[-1] != width or resid.shape[:-1][resid.ndim - reference.ndim :] != axes:
+    ends = resid.shape[:-1][resid.ndim - reference.ndim :] if reference.ndim else None
+    if reference.shape[-1:] != (width,) or ends != axes:
         raise InputError(f"reference {reference.shape} does not end the axes of {resid.shape}")
     reference = reference.reshape(-1, width)
     return resid.reshape(-1, len(reference), width), reference
 
 
 def _targets(
-    targets: ArrayLike | None, shape: tuple[int, ...], rows: tuple[int, ...], vocab: int
+    targets: ArrayLike | None, shape: tuple[int, ...], rows: tuple[int, int], vocab: int
 ) -> Ints:
-    """Target ids (group, row, n), checked."""
+    """Target ids (group, row, n), checked; n is 0 without targets."""
     if targets is None:
         return np.zeros((*rows, 0), np.int64)
-    given = np.atleast_1d(np.asarray(targets, np.int64))
+    given = np.atleast_1d(check_integers("targets", targets))
     if ((given < 0) | (given >= vocab)).any():
-        raise InputError(f"a target id is outside the vocabulary of {vocab}")
+        raise InputError(f"targets: a token id is outside the vocabulary of {vocab}")
     try:
         wanted = np.broadcast_to(given, (*shape, given.shape[-1]))
     except ValueError as error:
@@ -155,17 +162,20 @@ def _targets(
 
 
 def _join(sums: Sums, top_k: int) -> dict[str, NDArray[Any]]:
-    """What a tile's pieces say together: Readout's fields, (row, group, …), KL against the last
-    group; worked out in float64."""
+    """The fields of Readout for one tile, (row, group, …), from the sums over each piece.
+
+    KL is against the last group. Computed in float64.
+    """
     base = sums.base.astype(np.float64)
     log_z_of = base + sums.log_z
     most = log_z_of.max(0)
     log_z = most + np.log(np.exp(log_z_of - most).sum(0))
-    share = np.exp(log_z_of - log_z)  # of each piece in the whole
+    share = np.exp(log_z_of - log_z)  # probability of each piece
     entropy = log_z - (share * (base + sums.mean)).sum(0)
     kl = np.zeros_like(log_z)
     if sums.reference_mean is not None:
-        # KL(r || p) = log Z - E_r[x] - H(r), all of E_r from the same sums
+        # KL(r || p) = log Z - E_r[x] - H(r). E_r[x] of the reference itself is summed in the same
+        # way, so that the KL of the reference from itself is exactly 0.
         expected = (share[:, :, -1:] * (base + sums.reference_mean)).sum(0)
         kl = log_z - expected
         kl = kl - kl[:, -1:]

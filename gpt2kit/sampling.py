@@ -1,4 +1,4 @@
-"""From logits to the next token: greedy, or temperature with top-k and top-p; seeded."""
+"""Choose the next token from logits: greedy, or temperature with top-k and top-p; seeded."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt2kit.checks import check_flag, check_integer, check_number
 from gpt2kit.errors import GPT2KitError, InputError
 
 
 @dataclass
 class Sampler:
-    """Picks one token a row; each row of a batch has a random stream of its own.
+    """Chooses one token a row; each row of a batch has its own random stream.
 
     temperature: divides the logits; above 0.
-    top_k: how many of the likeliest tokens stay in the draw; None for all.
-    top_p: the least set of tokens that holds this much probability stays (nucleus sampling,
+    top_k: number of likeliest tokens to draw from; None for all.
+    top_p: draw from the smallest set of tokens that holds this much probability (nucleus sampling,
            Holtzman et al. 2020, arXiv 1904.09751); in (0, 1].
-    seed:  the same seed, logits and row number give the same tokens, whatever the other rows are.
+    greedy: always choose the likeliest token.
+    seed:  the same seed, logits and row number give the same tokens, whatever the other rows are;
+           None for a random seed.
+    Raises InputError for a value of a wrong type or out of range.
     """
 
     temperature: float = 1.0
@@ -29,35 +33,38 @@ class Sampler:
     _streams: list[np.random.Generator] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0 or np.isinf(self.temperature):
+        if not 0 < check_number("temperature", self.temperature) < np.inf:
             raise InputError(
                 f"temperature = {self.temperature} must be above 0; for the likeliest token, "
                 "ask for greedy"
             )
-        if self.top_k is not None and self.top_k < 1:
-            raise InputError(f"top_k = {self.top_k} must be at least 1")
-        if not 0 < self.top_p <= 1:
+        if self.top_k is not None:
+            check_integer("top_k", self.top_k)
+        if not 0 < check_number("top_p", self.top_p) <= 1:
             raise InputError(f"top_p = {self.top_p} must be in (0, 1]")
-        if self.seed is not None and self.seed < 0:
-            raise InputError(f"seed = {self.seed} must not be negative")
+        check_flag("greedy", self.greedy)
         if self.seed is None:
             self.seed = int(np.random.SeedSequence().generate_state(1)[0])
+        check_integer("seed", self.seed, 0)
 
     def check(self, vocab_size: int) -> None:
-        """Raise InputError if this sampler does not fit a vocabulary."""
+        """Raise InputError if top_k is larger than the vocabulary."""
         if self.top_k is not None and self.top_k > vocab_size:
             raise InputError(f"top_k = {self.top_k} is more than the vocabulary of {vocab_size}")
 
     @property
     def candidates(self) -> int | None:
-        """How many of the likeliest tokens `pick` wants to see; None for all."""
+        """Number of largest logits that `pick` needs; None for all."""
         return 1 if self.greedy else self.top_k
 
     def pick(self, logits: NDArray[np.floating], ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Logits of the candidates, largest first, and their ids, both (batch, candidates) ->
-        (batch,) token ids."""
+        """Choose a token id for each row, (batch,).
+
+        logits, ids: (batch, candidates) logits of the candidates, largest first, and their ids.
+        Raises GPT2KitError if a logit is NaN.
+        """
         if np.isnan(logits).any():
-            raise GPT2KitError("the model's logits are not numbers; try --dtype float32")
+            raise GPT2KitError("the model's logits are not numbers (NaN); try --dtype float32")
         if self.greedy:
             return ids[:, 0]
         while len(self._streams) < len(logits):
@@ -68,8 +75,9 @@ class Sampler:
     def _draw(
         self, logits: NDArray[np.floating], ids: NDArray[np.int64], stream: np.random.Generator
     ) -> int:
+        """Draw one token id from one row of candidates."""
         below = logits.astype(np.float64) - logits[0]
-        with np.errstate(over="ignore"):  # a temperature near 0 sends all but the first to -inf
+        with np.errstate(over="ignore"):  # near 0, the temperature sends all others to -inf
             p = np.exp(below / self.temperature)
         p /= p.sum()
         if self.top_p < 1:

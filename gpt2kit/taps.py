@@ -1,14 +1,14 @@
 """The table of taps: named places in the forward pass whose values can be read and edited.
 
-Axes are words used throughout the project:
+These names of axes are used throughout the project:
 
     batch     prompts run together           head      attention head
     pos       token position, absolute       query     position that attends
     d_model   width of the residual stream   key       position attended to
     d_head    width of one head              d_mlp     hidden width of an MLP
 
-A tap has one canonical name. Aliases (`blocks.3.resid_pre` for `blocks.2.resid_post`, negative
-layers, TransformerLens' hook names) resolve to it, so that nothing fires twice.
+A tap has one canonical name. Aliases resolve to it: `blocks.3.resid_pre` is `blocks.2.resid_post`,
+layers may be negative, and TransformerLens' hook names are known.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Generic, TypeVar
 
+from gpt2kit.checks import short
 from gpt2kit.errors import TapError
+from gpt2kit.tap_aliases import BLOCK_HOOKS, MODEL_HOOKS
 
 RESID = ("batch", "pos", "d_model")
 HEAD = ("batch", "pos", "head", "d_head")
@@ -48,32 +50,6 @@ _BLOCK = {  # in the order in which they fire
 }
 _AFTER = {"ln_f_scale": SCALE, "ln_f": RESID}
 
-# TransformerLens' hook names, for scripts that come from there.
-_TL_BLOCK = {
-    "hook_resid_pre": "resid_pre",
-    "ln1.hook_scale": "ln_1_scale",
-    "attn.hook_q": "q",
-    "attn.hook_k": "k",
-    "attn.hook_v": "v",
-    "attn.hook_attn_scores": "attn_scores",
-    "attn.hook_pattern": "pattern",
-    "attn.hook_z": "z",
-    "attn.hook_result": "head_out",
-    "hook_attn_out": "attn_out",
-    "hook_resid_mid": "resid_mid",
-    "ln2.hook_scale": "ln_2_scale",
-    "mlp.hook_pre": "mlp_pre",
-    "mlp.hook_post": "mlp_post",
-    "hook_mlp_out": "mlp_out",
-    "hook_resid_post": "resid_post",
-}
-_TL_MODEL = {
-    "hook_embed": "embed",
-    "hook_pos_embed": "pos_embed",
-    "ln_final.hook_scale": "ln_f_scale",
-    "ln_final.hook_normalized": "ln_f",
-}
-
 Array = TypeVar("Array")
 
 
@@ -90,13 +66,22 @@ def axes_of(name: str) -> tuple[str, ...]:
 
 
 @cache
+def residual_stream(n_layer: int) -> tuple[str, ...]:
+    """The residual stream from embedding to last layer: n_layer + 1 taps.
+
+    Entry i is what layer i reads; the last entry is what ln_f reads.
+    """
+    return "blocks.0.resid_pre", *(f"blocks.{i}.resid_post" for i in range(n_layer))
+
+
+@cache
 def _aliases(n_layer: int) -> dict[str, str]:
     """Every accepted spelling without wildcards -> canonical name."""
-    names = {name: name for name in tap_axes(n_layer)} | _TL_MODEL
+    names = {name: name for name in tap_axes(n_layer)} | MODEL_HOOKS
     for i in range(n_layer):
         if i:
             names[f"blocks.{i}.resid_pre"] = f"blocks.{i - 1}.resid_post"
-        for hook, tap in _TL_BLOCK.items():
+        for hook, tap in BLOCK_HOOKS.items():
             names[f"blocks.{i}.{hook}"] = names[f"blocks.{i}.{tap}"]
     return names
 
@@ -105,13 +90,17 @@ def resolve(patterns: str | Iterable[str], n_layer: int) -> tuple[str, ...]:
     """Canonical names of the taps that `patterns` select, each once, in the order they fire.
 
     A pattern is a tap name, an alias, or a glob of either (`blocks.*.resid_post`); layer numbers
-    may be negative (`blocks.-1.z`). Raises TapError, with the nearest name, when one selects
-    nothing.
+    may be negative (`blocks.-1.z`). Raises TapError if a pattern selects nothing, with the nearest
+    name.
     """
+    if not isinstance(patterns, Iterable):
+        raise TapError(f"taps = {short(patterns)} must be a tap's name or a list of names")
     aliases = _aliases(n_layer)
     chosen: set[str] = set()
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        wanted = re.sub(r"^blocks\.(-\d+)\.", lambda m: f"blocks.{int(m[1]) + n_layer}.", pattern)
+        if not isinstance(pattern, str):
+            raise TapError(f"taps: {short(pattern)} is not a tap's name, which is text")
+        wanted = _from_start(pattern, n_layer)
         if wanted in aliases:
             chosen.add(aliases[wanted])
             continue
@@ -122,21 +111,26 @@ def resolve(patterns: str | Iterable[str], n_layer: int) -> tuple[str, ...]:
     return tuple(name for name in tap_axes(n_layer) if name in chosen) if chosen else ()
 
 
+def _from_start(pattern: str, n_layer: int) -> str:
+    """Count a negative layer from the start: `blocks.-1.z` is `blocks.11.z` of 12 layers."""
+    return re.sub(
+        r"^blocks\.(-[0-9]+)\.", lambda found: f"blocks.{int(found[1]) + n_layer}.", pattern
+    )
+
+
 def resolve_one(name: str, n_layer: int) -> str:
-    """The canonical name of exactly one tap; a pattern that selects several is a TapError."""
+    """The canonical name of exactly one tap. Raises TapError for a pattern that selects several."""
+    if not isinstance(name, str):
+        raise TapError(f"{short(name)} is not a tap's name, which is text")
     found = resolve(name, n_layer)
     if len(found) > 1:
         raise TapError(f"{name!r} selects {len(found)} taps ({found[0]}, …); name one")
     return found[0]
 
 
-def residual_stream(n_layer: int) -> tuple[str, ...]:
-    """The taps of the residual stream, bottom to top: the embedding, then after each layer."""
-    return "blocks.0.resid_pre", *(f"blocks.{i}.resid_post" for i in range(n_layer))
-
-
 def _hint(name: str, n_layer: int) -> str:
-    layer = re.match(r"blocks\.(-?\d+)\.", name)
+    """The end of the message about an unknown tap: what the user may have meant."""
+    layer = re.match(r"blocks\.(-?[0-9]+)\.", name)
     if layer and not 0 <= int(layer[1]) < n_layer:
         return f"; the model has layers 0 to {n_layer - 1}"
     near = difflib.get_close_matches(name, _aliases(n_layer), n=1, cutoff=0.5)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import tokenizers
 
+from gpt2kit.checks import check_integers, check_text
 from gpt2kit.errors import CheckpointError, InputError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -39,7 +40,11 @@ class Tokenizer:
         return None
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text; `<|endoftext|>` in it is the one special token."""
+        """Token ids of a text; `<|endoftext|>` in it is the one special token.
+
+        Raises InputError for anything but text, and for lone surrogates.
+        """
+        check_text("text", text)
         if any("\ud800" <= c <= "\udfff" for c in text):
             raise InputError("the text holds lone surrogates, which are not UTF-8; remove them")
         ids: list[int] = self._inner.encode(text, add_special_tokens=False).ids
@@ -47,12 +52,13 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of these ids; bytes that are not UTF-8 become U+FFFD."""
-        text: str = self._inner.decode([int(i) for i in ids], skip_special_tokens=False)
+        row = check_integers("ids", ids).tolist()
+        text: str = self._inner.decode(row, skip_special_tokens=False)
         return text
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
         """The text of each id by itself."""
-        return [self.decode([i]) for i in ids]
+        return [self.decode([i]) for i in check_integers("ids", ids).tolist()]
 
     def single(self, text: str) -> int:
         """The id of a text that is one token. Raises InputError, with its pieces, if it is not."""

@@ -1,18 +1,21 @@
-"""The weights of a GPT-2 by their names in a checkpoint, and what shape each has."""
+"""The names of a GPT-2's weights in a checkpoint, and the shape of each."""
 
 from __future__ import annotations
 
 import difflib
 from functools import cache
 
+from gpt2kit.checks import check_text
 from gpt2kit.config import GPT2Config
 from gpt2kit.errors import InputError
 
 
 @cache
 def weight_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
-    """Every weight -> its shape, (in, out) for the matrices of a block; "lm_head.weight" is there
-    whether it is tied to the embedding or not."""
+    """Every weight's name -> its shape. Matrices of a block are (in, out).
+
+    "lm_head.weight" is included whether it is tied to the embedding or not.
+    """
     d_model, d_mlp = config.n_embd, config.d_mlp
     table = (config.vocab_size, d_model)
     block: dict[str, tuple[int, ...]] = {}
@@ -38,6 +41,7 @@ def weight_shapes(config: GPT2Config) -> dict[str, tuple[int, ...]]:
 def weight_shape(name: str, config: GPT2Config) -> tuple[int, ...]:
     """The shape of one weight. Raises InputError, with the nearest name, if there is none."""
     shapes = weight_shapes(config)
+    check_text("name", name)
     if name not in shapes:
         near = difflib.get_close_matches(name, shapes, n=1, cutoff=0)
         raise InputError(f"unknown weight {name!r}; did you mean {near[0]!r}?")

@@ -30,7 +30,7 @@ from gpt2kit.edit_arrays import Chunk, affine, listed
 from gpt2kit.edits import Edit
 from gpt2kit.errors import EditError, EngineError, InputError, TapError
 from gpt2kit.logits import largest
-from gpt2kit.readout import Floats, Readout, check_width, tiled
+from gpt2kit.readout import Floats, Readout, check_residual, tiled
 from gpt2kit.runner import Run
 from gpt2kit.taps import SCORES, TapDict, axes_of, resolve
 from gpt2kit.tokenizer import Tokenizer
@@ -438,7 +438,7 @@ class OnnxRunner:
 
     def unembed(self, resid: Floats) -> Floats:
         """See `Runner.unembed`."""
-        check_width(resid, self.config.n_embd)
+        resid = check_residual(resid, self.config.n_embd)
         logits = self._unembedding.logits(resid.reshape(-1, resid.shape[-1]))
         return logits.reshape(*resid.shape[:-1], self.config.vocab_size)
 

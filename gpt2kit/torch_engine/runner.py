@@ -11,13 +11,14 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from gpt2kit.batch import Batch, Ids, KVCache, cache_length, prepare
+from gpt2kit.batch import Batch, Ids, KVCache, cache_length, check_run, check_stream
+from gpt2kit.checks import check_flag, check_integer
 from gpt2kit.edit_arrays import Chunk
 from gpt2kit.errors import InputError
 from gpt2kit.model import GPT2, Hooks, at_least_float32
-from gpt2kit.readout import Floats, Ints, Readout, Sums, check_width, tiled
+from gpt2kit.readout import Floats, Ints, Readout, Sums, check_residual, tiled
 from gpt2kit.runner import Run, Source
-from gpt2kit.taps import TapDict, tap_axes
+from gpt2kit.taps import TapDict, residual_stream, resolve, tap_axes
 from gpt2kit.tokenizer import Tokenizer
 from gpt2kit.torch_engine.cache import CacheWriter, TorchCache
 from gpt2kit.torch_engine.digest import weights_sha256
@@ -83,17 +84,19 @@ class TorchRunner:
         top_k: int | None = None,
     ) -> Run:
         """See `Runner.run`. An edit may also be (tap, function of the tensor at that tap)."""
-        if cache is not None and not isinstance(cache, TorchCache):
-            raise InputError(f"this engine needs a cache of its own, got {type(cache).__name__}")
-        batch = prepare(ids, lengths, cache, self.config, top_k)
-        functions = edit_functions(edits, self.config, batch.chunk(cached=cache is not None))
-        hooks = Hooks(self.config.n_layer, taps, functions)
+        given = check_run(
+            self.config, TorchCache, ids,
+            taps=taps, edits=edits, cache=cache, lengths=lengths, last_only=last_only, top_k=top_k,
+        )  # fmt: skip
+        batch, held = given.batch, given.cache
+        functions = edit_functions(given.edits, self.config, given.chunk)
+        hooks = Hooks(self.config.n_layer, given.taps, functions)
         x = self.model.hidden(
             self._tensor(batch.ids),
             hooks,
             positions=self._tensor(batch.positions(self.config.n_positions)),
             mask=self._mask(batch),
-            cache=None if cache is None else CacheWriter(cache, batch),
+            cache=None if held is None else CacheWriter(held, batch),
         )
         if last_only:
             x = x[torch.arange(len(x)), self._tensor(batch.lengths - 1)][:, None]
@@ -102,10 +105,10 @@ class TorchRunner:
         else:
             logits, top_ids = largest_logits(self.model, x, top_k)
         taken = TapDict({k: _numpy(v) for k, v in hooks.values.items()}, self.config.n_layer)
-        if cache is None:
+        if held is None:
             return Run(logits, taken, None, top_ids)
-        cache.spent = True
-        advanced = TorchCache(cache.keys, cache.values, batch.starts + batch.lengths)
+        held.spent = True
+        advanced = TorchCache(held.keys, held.values, batch.starts + batch.lengths)
         return Run(logits, taken, advanced, top_ids)
 
     @torch.inference_mode()
@@ -118,27 +121,23 @@ class TorchRunner:
         edits: Sequence[TorchEdit] = (),
         last_only: bool = False,
     ) -> Run:
-        """Run `layer` and those above it alone, from the residual stream that enters it.
+        """Run `layer` and the layers above it, from the residual stream that enters it.
 
-        resid: (batch, pos, d_model), as the tap `blocks.{layer}.resid_pre` gave it; that of the
-        last layer's `resid_post` for layer = n_layer. Taps and edits are of this place and of what
-        comes later; for the rest, see `Runner.run`. Raises InputError for earlier ones.
+        resid: (batch, pos, d_model), the value of the tap `blocks.{layer}.resid_pre`; for
+        layer = n_layer, the value of the last layer's `resid_post`. Taps and edits must be at
+        this place or later; for the rest, see `Runner.run`. Raises InputError for earlier ones.
         """
         c = self.config
-        if not 0 <= layer <= c.n_layer:
-            raise InputError(f"layer = {layer} must be from 0 to {c.n_layer}, the number of layers")
-        if resid.ndim != 3 or not resid.size or resid.shape[2] != c.n_embd:
-            raise InputError(f"a residual stream is (batch, pos, {c.n_embd}), got {resid.shape}")
-        rows, pos = resid.shape[:2]
-        if pos > c.n_positions:
-            raise InputError(f"{pos} positions do not fit the context of {c.n_positions}")
-        chunk = Chunk(np.zeros(rows, np.int64), pos, pos)
-        hooks = Hooks(c.n_layer, taps, edit_functions(edits, c, chunk))
-        entry = f"blocks.{layer - 1}.resid_post" if layer else "blocks.0.resid_pre"
+        check_integer("layer", layer, 0, c.n_layer)
+        check_flag("last_only", last_only)
+        stream = check_stream(resid, c)
+        chunk = Chunk(np.zeros(len(stream), np.int64), stream.shape[1], stream.shape[1])
+        hooks = Hooks(c.n_layer, resolve(taps, c.n_layer), edit_functions(edits, c, chunk))
+        entry = residual_stream(c.n_layer)[layer]
         for early in itertools.takewhile(lambda tap: tap != entry, tap_axes(c.n_layer)):
             if hooks.needs(early):
                 raise InputError(f"{early} comes before layer {layer}, where this run starts")
-        x = hooks(entry, self._tensor(resid).to(self._dtype))
+        x = hooks(entry, self._tensor(stream).to(self._dtype))
         x = self.model.hidden_from(x, hooks, layer=layer)
         logits = _numpy(self.model.unembed(x[:, -1:] if last_only else x))
         taken = TapDict({k: _numpy(v) for k, v in hooks.values.items()}, c.n_layer)
@@ -175,7 +174,7 @@ class TorchRunner:
     @torch.inference_mode()
     def unembed(self, resid: Floats) -> Floats:
         """See `Runner.unembed`."""
-        check_width(resid, self.config.n_embd)
+        resid = check_residual(resid, self.config.n_embd)
         x = self._tensor(resid).to(self._dtype)
         return _numpy(self.model.unembed(self.model.ln_f(x)))
 
