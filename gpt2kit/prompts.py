@@ -17,7 +17,6 @@ from gpt2kit.tokenizer import Tokenizer
 Prompt = str | Sequence[int]
 Selection = Sequence[int] | slice | None
 Token = str | int  # a text that is one token, its leading space included, or an id
-Tokens = Token | Sequence[Token]
 
 
 def prompt_ids(runner: Runner, prompt: Prompt, *, prepend_bos: bool = False) -> Ints:
@@ -102,20 +101,19 @@ def token_id(runner: Runner, token: Token, name: str = "token") -> int:
     return int(token)
 
 
-def token_ids(runner: Runner, tokens: Tokens | Ints, name: str = "targets") -> Ints:
+def token_ids(
+    runner: Runner, tokens: Token | Sequence[Token] | Ints, name: str = "targets"
+) -> Ints:
     """(n,) ids of one token or several, each given as text or as id.
 
-    name: the argument, for the message. Raises InputError as `token_id` does, and for no tokens.
+    name: the argument, for the message. Raises InputError as `token_id` does.
     """
     if isinstance(tokens, str | int | np.integer):
         return np.array([token_id(runner, tokens, name)], np.int64)
     given: Any = np.atleast_1d(tokens).tolist() if isinstance(tokens, np.ndarray) else tokens
     if not isinstance(given, Iterable):
         raise InputError(f"{name} = {short(given)} must be a token or a list of tokens")
-    ids = [token_id(runner, token, name) for token in given]
-    if not ids:
-        raise InputError(f"{name} is empty; give at least one token")
-    return np.array(ids, np.int64)
+    return np.array([token_id(runner, token, name) for token in given], np.int64)
 
 
 def check_foil(target: Token, target_id: int, foil_id: int) -> None:
