@@ -1,4 +1,4 @@
-"""The model that is measured: gpt2's shape (124M), random weights."""
+"""The model of all measurements: gpt2's shape (124M) with random weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WEIGHTS = 497_759_232  # bytes of gpt2's 124,439,808 float32 weights
 
 
 def make_checkpoint(folder: Path) -> None:
-    """Write it in Hugging Face layout, with the bundled tokenizer (its ids fit)."""
+    """Write the model in Hugging Face layout, with the bundled tokenizer, whose ids fit."""
     torch.manual_seed(0)
     config = PRESETS["gpt2"]
     weights = {f"transformer.{k}": v for k, v in GPT2(config).state_dict().items()}

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from checkpoint import WEIGHTS, make_checkpoint
 
-# ru_maxrss starts at the parent's own size; this peak is the process's.
+# ru_maxrss starts at the size of the parent process; VmHWM does not.
 _PEAK = """
 def peak():
     lines = open("/proc/self/status").read().splitlines()
@@ -85,7 +85,7 @@ print(json.dumps(out))
 
 
 def python(code: str, folder: Path) -> list[float]:
-    """Run a snippet in a fresh process; it prints JSON on its last line."""
+    """Run a snippet in a new process; the last line that it prints is JSON."""
     out = folder / "out" / "out.onnx"
     out.parent.mkdir(exist_ok=True)
     code = _PEAK + code.replace("FOLDER", repr(str(folder))).replace("OUT", repr(str(out)))
@@ -95,7 +95,7 @@ def python(code: str, folder: Path) -> list[float]:
 
 
 def start_up(folder: Path) -> str:
-    """`gpt2kit --help`, beside an empty Python."""
+    """Time of `gpt2kit --help`, beside Python with an empty program."""
     times: dict[str, list[float]] = {"help": [], "python": []}
     commands = {
         "help": [str(Path(sys.executable).parent / "gpt2kit"), "--help"],
@@ -111,28 +111,28 @@ def start_up(folder: Path) -> str:
 
 
 def loading(folder: Path) -> str:
-    """`load`, its file in the page cache, torch imported."""
+    """Time and memory of `load`, with the file in the page cache and torch imported."""
     runs = [python(_LOAD, folder) for _ in range(6)][1:]
     seconds, memory = (statistics.median(column) for column in zip(*runs, strict=True))
     return f"load 124M: {seconds:.2f} s, peak memory {memory / WEIGHTS:.2f} x the weights"
 
 
 def lens(folder: Path) -> str:
-    """Logit lens over all layers of 1024 positions."""
+    """Time and memory of a logit lens over all layers of 1024 positions."""
     seconds, peak = python(_LENS, folder)
     over = (peak - WEIGHTS) / 1e9
     return f"logit lens, 1024 positions: {seconds:.1f} s, peak {over:.2f} GB over the weights"
 
 
 def export(folder: Path) -> str:
-    """`gpt2kit export` with its gate, imports and all."""
+    """Time of an export with its comparison against torch, imports included."""
     seconds = statistics.median(python(_EXPORT, folder)[0] for _ in range(3))
     size = (folder / "out" / "out.onnx").stat().st_size
     return f"export 124M with its gate: {seconds:.0f} s; file {size / WEIGHTS:.4f} x the weights"
 
 
 def opsets(folder: Path) -> str:
-    """Why opset 23 is the default: one Attention node against its parts, A B A B."""
+    """Decode and prefill with opset 23 (one Attention node) and 20 (its parts), in turn."""
     table = python(_DECODE, folder)
     rows = [
         f"{name}: opset 20 {v['20']:.1f} ms, opset 23 {v['23']:.1f} ms, {v['20'] / v['23']:.2f}x"
@@ -149,7 +149,7 @@ FIGURES: dict[str, Callable[[Path], str]] = {
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", action="append", choices=FIGURES, help="measure this alone")
+    parser.add_argument("--only", action="append", choices=FIGURES, help="measure only this one")
     chosen = parser.parse_args().only or list(FIGURES)
     with tempfile.TemporaryDirectory() as folder:
         make_checkpoint(Path(folder))

@@ -1,4 +1,4 @@
-"""What `benchmarks/compare.py` makes of measurements. The measurements are made up."""
+"""`benchmarks/` turns measurements into lines of a table. The measurements are made up."""
 
 import sys
 from pathlib import Path
@@ -6,19 +6,21 @@ from types import SimpleNamespace
 
 import pytest
 
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
 
 @pytest.fixture
-def compare(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
-    import compare
+def ratios(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import ratios
 
-    yield compare
-    for name in ("compare", "checkpoint"):
-        sys.modules.pop(name, None)
+    yield ratios
+    for file in BENCHMARKS.glob("*.py"):
+        sys.modules.pop(file.stem, None)
 
 
 @pytest.mark.parametrize(("rounds", "turns"), [(1, 3), (5, 5)])
-def test_lens_memory_is_of_fresh_processes_in_turn(compare, monkeypatch, rounds, turns):
+def test_lens_memory_is_of_fresh_processes_in_turn(ratios, monkeypatch, rounds, turns):
     """Ours need 30 MB above 1000; TransformerLens 150 in its first process and 900 in the rest."""
     started, ended = [], []
 
@@ -35,9 +37,9 @@ def test_lens_memory_is_of_fresh_processes_in_turn(compare, monkeypatch, rounds,
             process.grown = 30 if process.name == "gpt2kit torch" else theirs
         return {"now": 1000, "peak": 1000 + process.grown}
 
-    monkeypatch.setattr(compare, "reply", lambda _: 1.0)
-    monkeypatch.setattr(compare, "request_of", request_of)
-    rows = compare.lens_memory(SimpleNamespace(start=start, rounds=rounds))
+    monkeypatch.setattr(ratios, "reply", lambda _: 1.0)
+    monkeypatch.setattr(ratios, "request_of", request_of)
+    rows = ratios.lens_memory(SimpleNamespace(start=start, rounds=rounds))
     assert [process.name for process in started] == ["gpt2kit torch", "TransformerLens"] * turns
     assert rows == [
         "| logit lens memory over TransformerLens' (medians: 30 MB, 900 MB) "
