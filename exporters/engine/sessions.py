@@ -10,101 +10,83 @@ import onnxruntime as ort
 
 from exporters.engine.devices import CPU, CUDA, check_placement, physical_cores
 from exporters.file import mapped
-from exporters.file.names import data_file
 from gpt2kit.errors import EngineError
 from gpt2kit.taps import axes_of
 
 
 def costly(output: str) -> bool:
-    """Whether an output is a tap beside the residual stream: onnxruntime computes all outputs that
-    a graph has, and gives each memory of its own, fetched or not."""
+    """Whether an output is a tap that is not of the residual stream.
+
+    onnxruntime computes all outputs of a graph and gives each its own memory, even if it is not
+    fetched. The residual stream is computed and kept anyway; other taps cost time.
+    """
     try:
         axes_of(output)
-    except KeyError:  # logits, a cache, or an output of somebody else's file
+    except KeyError:  # logits, a cache, or an output of a file that gpt2kit did not make
         return False
     return output != "ln_f" and ".resid_" not in output
 
 
-class Opened:
-    """A file, and the weights beside it, as they were when it was opened."""
-
-    def __init__(self, path: Path) -> None:
-        self.known = {part: _identity(part) for part in (path, data_file(path))}
-
-    def check(self) -> None:
-        """Raise EngineError if another file has taken the place of one: reading on from it would
-        mix two models."""
-        for part, known in self.known.items():
-            if (found := _identity(part)) != known:
-                if found is None:
-                    raise EngineError(f"{part}: was removed since it was opened; export it again")
-                raise EngineError(f"{part}: changed since it was opened; open it again")
-
-
-def _identity(path: Path) -> tuple[int, int, int] | None:
-    try:
-        stat = path.stat()
-    except FileNotFoundError:
-        return None
-    return stat.st_size, stat.st_mtime_ns, stat.st_ino
-
-
 def session_options(threads: int | None) -> ort.SessionOptions:
-    """Quiet, on so many threads: by default one a physical core."""
+    """Options of a quiet session. threads: by default one for each physical core."""
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors; they are raised as well
     options.intra_op_num_threads = threads or physical_cores()
-    # Threads wait for the next node by spinning; soon after a run they must leave the processor to
-    # the next one, which may be of another session: the readout of a step, while generating.
+    # Threads wait for the next node by spinning. Soon after a run they must leave the processor to
+    # the next session: while generating, that is the readout of each step.
     options.add_session_config_entry("session.intra_op.spin_duration_us", "200")
     return options
 
 
-def run_options(graph: int = -1) -> ort.RunOptions:
-    """Options of one run. graph: which CUDA graph to capture or replay, -1: none.
+def run_options(cuda_graph: int = -1) -> ort.RunOptions:
+    """Options of one run. cuda_graph: the number of the CUDA graph to capture or replay, or -1.
 
-    (It is set even on the CPU, where onnxruntime would look for it in vain at every run.)
+    It is set on the CPU too: where it is not set, onnxruntime searches for it at every run.
     """
     options = ort.RunOptions()
-    options.add_run_config_entry("gpu_graph_id", str(graph))
+    options.add_run_config_entry("gpu_graph_id", str(cuda_graph))
     return options
 
 
-def providers(device: str, graphs: bool = False) -> list[Any]:
-    """Execution providers of a device. graphs: whether CUDA graphs may be captured."""
+def providers(device: str, *, cuda_graphs: bool = False) -> list[Any]:
+    """Execution providers of a device. cuda_graphs: whether runs may be captured."""
     if device != "cuda":
         return [CPU]
     # TF32 would round float32 products to 10 bits, and parity would not hold.
-    return [(CUDA, {"use_tf32": "0", "enable_cuda_graph": "1" if graphs else "0"}), CPU]
+    return [(CUDA, {"use_tf32": "0", "enable_cuda_graph": "1" if cuda_graphs else "0"}), CPU]
 
 
 def open_session(
     file: Path, device: str, threads: int | None, *, lean: bool = False
 ) -> tuple[ort.InferenceSession, bool]:
-    """The session, and whether it can capture CUDA graphs.
+    """Open a session. Returns it, and whether it can capture CUDA graphs.
 
-    lean: without the taps that are `costly`.
+    lean: leave out the taps that are `costly`.
+    Raises EngineError, with the reason as one line.
     """
     options = session_options(threads)
     if device == "cuda":
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    for graphs in (True, False) if device == "cuda" else (False,):
+    for cuda_graphs in (True, False) if device == "cuda" else (False,):
         try:
             session = mapped.session(
-                file, options, costly if lean else None, providers=providers(device, graphs)
+                file,
+                options,
+                costly if lean else None,
+                providers=providers(device, cuda_graphs=cuda_graphs),
             )
-        except Exception as error:  # onnxruntime's exceptions share no base of their own
-            if graphs and "graph capture" in str(error):
-                continue  # a graph with a node on the CPU runs without
+        except Exception as error:  # onnxruntime's exceptions have no base class of their own
+            if cuda_graphs and "graph capture" in str(error):
+                continue  # a node runs on the CPU, so that nothing can be captured
             raise EngineError(f"{file}: {reason(str(error))}") from error
         if device == "cuda":
             check_placement(session)
-        return session, graphs
+        return session, cuda_graphs
     raise AssertionError("unreachable")
 
 
 def reason(message: str, doing: str = "load") -> str:
-    """Onnxruntime's message as one line that says what to do."""
+    """onnxruntime's message as one line that says what to do."""
     if "INVALID_PROTOBUF" in message or "No graph was found" in message:
         return "not an ONNX file, or a damaged one; export it again"
     if lost := re.search(r'External data path does not exist: "(.*)"', message):

@@ -14,14 +14,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-import exporters.engine.runner
+import exporters.engine.file_sessions
 from exporters import OnnxRunner, export_onnx, open_onnx
 from exporters.engine import devices, sessions
 from exporters.engine.sessions import reason
 from exporters.parity.compare import compare
 from gpt2kit import TorchRunner, generate
 from gpt2kit.errors import CheckpointError, EngineError, InputError, TapError
-from gpt2kit.runner import Run, Runner
+from gpt2kit.runner import LayerRunner, Run, Runner
 from gpt2kit.taps import axes_of, tap_axes
 from tests.conftest import CONFIG, close, no_gpu, random_ids, random_model
 
@@ -141,6 +141,12 @@ def test_it_is_a_runner_that_says_what_it_is(onnx_runner):
     assert "random.onnx: random, 3 layers, 3 heads, d_model 24" in repr(runner)
 
 
+def test_it_cannot_start_at_a_later_layer(onnx_runner, fused_runner, torch_runner):
+    assert not isinstance(onnx_runner, LayerRunner)
+    assert not isinstance(fused_runner, LayerRunner)
+    assert isinstance(torch_runner, LayerRunner)
+
+
 def test_threads_change_nothing(onnx_runner):
     ids = random_ids(2, 7)
     one = open_onnx(onnx_runner.path, device="cpu", threads=1)
@@ -204,7 +210,7 @@ def test_a_run_may_want_nothing_but_its_cache_or_nothing_at_all(runner):
 @pytest.fixture(scope="module")
 def bare(onnx_runner) -> OnnxRunner:
     """As if exported with one tap alone."""
-    runner = OnnxRunner(onnx_runner.path, onnx_runner.session, "cpu")
+    runner = OnnxRunner(onnx_runner.sessions)
     runner.taps = ("blocks.1.z",)
     return runner
 
@@ -537,7 +543,7 @@ def test_a_file_that_cuda_cannot_run_goes_to_the_cpu_if_it_may(onnx_runner, heal
         return really(file, device, threads, lean=lean)
 
     healthy.setattr(ort, "preload_dlls", lambda: None)
-    healthy.setattr(exporters.engine.runner, "open_session", opening)
+    healthy.setattr(exporters.engine.file_sessions, "open_session", opening)
     if given == "cuda":
         with pytest.raises(EngineError, match="fall back to the CPU: GroupQueryAttention"):
             open_onnx(onnx_runner.path, device="cuda")

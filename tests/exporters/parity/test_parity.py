@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 
 import exporters.tracing.graphs
 import gpt2kit
-from exporters import OnnxRunner, export_onnx, open_onnx, verify
-from exporters.engine.caches import Decoder
+from exporters import export_onnx, open_onnx, verify
+from exporters.engine.decode_step import Decoder
+from exporters.engine.graph import Graph
 from exporters.parity import verify as verify_module
 from exporters.parity.cases import DECODE_STEPS
 from exporters.parity.compare import TOLERANCE, Tally, compare, relative_error
@@ -281,19 +282,19 @@ def test_the_gate_runs_the_lean_session_and_the_bound_step(
 ):
     runner = open_onnx(file_of("fused", taps=taps, edits=edits), device="cpu")
     steps, lean = [], []
-    step, execute = Decoder.__call__, OnnxRunner._execute
+    step, execute = Decoder.__call__, Graph.execute
 
-    def stepping(self, batch, changes):
-        steps.append((len(batch.ids), bool(changes)))
-        return step(self, batch, changes)
+    def stepping(self, batch, edits):
+        steps.append((len(batch.ids), bool(edits)))
+        return step(self, batch, edits)
 
-    def executing(self, batch, slots, past, names, presents, changes, kept=None):
-        if self.carrying(names) is self.session:
-            lean.append((len(batch.ids), bool(changes)))
-        return execute(self, batch, slots, past, names, presents, changes, kept)
+    def executing(self, call):
+        if self.sessions.carrying(call.outputs) is self.sessions.lean:
+            lean.append((len(call.batch.ids), bool(call.edits)))
+        return execute(self, call)
 
     monkeypatch.setattr(Decoder, "__call__", stepping)
-    monkeypatch.setattr(OnnxRunner, "_execute", executing)
+    monkeypatch.setattr(Graph, "execute", executing)
     compare(torch_runner, runner).raise_if_failed()
     edited = [(2, True)] if edits else []
     assert {(1, False), (3, False), *edited} <= set(steps)
@@ -304,21 +305,22 @@ def test_the_gate_runs_the_lean_session_and_the_bound_step(
 def test_a_fault_of_what_runs_without_taps_fails_the_gate(
     fused_runner, torch_runner, monkeypatch, part
 ):
-    step, execute = Decoder.__call__, OnnxRunner._execute
+    step, execute = Decoder.__call__, Graph.execute
 
-    def stepping(self, batch, changes):
-        logits = step(self, batch, changes)
-        if part == ("edited step" if changes else "step"):
+    def stepping(self, batch, edits):
+        logits = step(self, batch, edits)
+        if part == ("edited step" if edits else "step"):
             logits.update_inplace(logits.numpy() + np.linspace(0, 1, logits.shape()[2], dtype="f"))
         return logits
 
-    def executing(self, batch, slots, past, names, presents, changes, kept=None):
-        if part == "session" and self.carrying(names) is self.session:
-            batch = replace(batch, ids=(batch.ids + 1) % CONFIG.vocab_size)
-        return execute(self, batch, slots, past, names, presents, changes, kept)
+    def executing(self, call):
+        if part == "session" and self.sessions.carrying(call.outputs) is self.sessions.lean:
+            other = replace(call.batch, ids=(call.batch.ids + 1) % CONFIG.vocab_size)
+            call = replace(call, batch=other)
+        return execute(self, call)
 
     monkeypatch.setattr(Decoder, "__call__", stepping)
-    monkeypatch.setattr(OnnxRunner, "_execute", executing)
+    monkeypatch.setattr(Graph, "execute", executing)
     where = "edits but of scores" if part == "edited step" else "(decode|padding) without taps"
     with pytest.raises(ParityError, match=f"part at .* in '{where}'"):
         compare(torch_runner, fused_runner).raise_if_failed()

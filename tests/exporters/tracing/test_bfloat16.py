@@ -7,7 +7,7 @@ import torch
 from onnx import TensorProto
 
 from exporters import export_onnx, open_onnx
-from exporters.engine.caches import zeros
+from exporters.engine.ort_values import zeros
 from exporters.tracing.trace import Plan, trace
 from gpt2kit.errors import ExportError
 from gpt2kit.torch_engine.dtypes import on_cpu

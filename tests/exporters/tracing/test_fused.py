@@ -7,8 +7,9 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-import exporters.engine.runner
+import exporters.engine.fused
 from exporters import export_onnx, open_onnx, verify
+from exporters.engine.fused import FusedGraph
 from gpt2kit import GPT2, Edit, TorchRunner
 from gpt2kit.config import PRESETS
 from gpt2kit.errors import EditError, ExportError
@@ -151,11 +152,9 @@ def test_a_long_row_runs_in_parts_and_nobody_can_tell(
         return [first, fused_runner.run(ids[:, 17:], cache=first.cache, **options)]
 
     want = run()
-    runs, execute = [], type(fused_runner)._execute
-    monkeypatch.setattr(exporters.engine.runner, "CHUNK", 7)
-    monkeypatch.setattr(
-        type(fused_runner), "_execute", lambda *given: runs.append(1) or execute(*given)
-    )
+    runs, execute = [], FusedGraph.execute
+    monkeypatch.setattr(exporters.engine.fused, "CHUNK", 7)
+    monkeypatch.setattr(FusedGraph, "execute", lambda *given: runs.append(1) or execute(*given))
     got = run()
     assert len(runs) == (1 if edited and not cached else 3 + cached)
     for one, other in zip(got, want, strict=True):
@@ -170,7 +169,7 @@ def test_an_edit_that_does_not_fit_a_long_row_is_refused_before_any_part_has_run
     fused_runner, torch_runner, monkeypatch, cached, pos, fits
 ):
     ids, edit = random_ids(1, 23), Edit.steer("blocks.1.resid_post", np.ones((pos, 1)))
-    monkeypatch.setattr(exporters.engine.runner, "CHUNK", 7)
+    monkeypatch.setattr(exporters.engine.fused, "CHUNK", 7)
     messages, caches = [], []
     for runner in (fused_runner, torch_runner):
         caches.append(runner.new_cache() if cached else None)

@@ -1,0 +1,133 @@
+"""What both graphs share: the request of a run, and one call of onnxruntime."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from exporters.engine.edit_feeds import EditFeeds
+from exporters.engine.file_sessions import FileSessions
+from exporters.engine.ort_values import ELEMENT, zeros
+from exporters.file.names import LOGITS_POSITIONS, past_names, present_names
+from gpt2kit.batch import Batch, KVCache
+from gpt2kit.config import GPT2Config
+from gpt2kit.edits import Edit
+from gpt2kit.readout import Floats
+from gpt2kit.runner import Run
+from gpt2kit.taps import TapDict
+
+
+@dataclass(frozen=True)
+class Request:
+    """The checked arguments of one run.
+
+    outputs: names to fetch, taps and perhaps "logits". edited: the taps that `edits` edit. For the
+    rest, see `Runner.run`.
+    """
+
+    batch: Batch
+    cache: KVCache | None
+    outputs: tuple[str, ...]
+    edits: Sequence[Edit]
+    edited: Sequence[str]
+    last_only: bool
+    top_k: int | None
+
+
+@dataclass(frozen=True)
+class GraphCall:
+    """One call of onnxruntime.
+
+    mask: (batch, keys) bool, which keys are tokens. past: keys and values that go in. outputs:
+    names to fetch. presents: outputs with keys and values to keep, and the buffer to write each
+    into, or None for memory of the engine's own. logits_positions: columns that get logits, in a
+    graph that has this input.
+    """
+
+    batch: Batch
+    mask: NDArray[np.bool_]
+    past: Sequence[ort.OrtValue]
+    outputs: Sequence[str]
+    presents: Mapping[str, ort.OrtValue | None]
+    edits: EditFeeds = field(default_factory=dict)
+    logits_positions: NDArray[np.int64] | None = None
+
+
+class Graph(ABC):
+    """One profile of exported graph: how its inputs are made, and how its cache goes on."""
+
+    cache_type: type[KVCache]
+
+    def __init__(self, sessions: FileSessions, config: GPT2Config, dtype: str) -> None:
+        self.sessions, self.config, self.element = sessions, config, ELEMENT[dtype]
+        self.past_names = past_names(config.n_layer)
+        self.present_names = present_names(config.n_layer)
+
+    @abstractmethod
+    def run(self, request: Request) -> Run:
+        """Run a request whose cache, if any, is of `cache_type`.
+
+        With top_k, a graph may give all logits, or choose the largest itself.
+        """
+
+    @abstractmethod
+    def new_cache(self, batch_size: int, length: int) -> KVCache:
+        """An empty cache."""
+
+    def empty(self, batch_size: int, length: int = 0) -> list[ort.OrtValue]:
+        """Keys and values of every layer: zeros (batch, head, length, d_head).
+
+        If length is 0, one tensor serves every layer.
+        """
+        c, count = self.config, len(self.past_names)
+        shape = (batch_size, c.n_head, length, c.d_head)
+        device = self.sessions.device
+        if not length:
+            return [zeros(shape, self.element, device)] * count
+        return [zeros(shape, self.element, device) for _ in range(count)]
+
+    def execute(self, call: GraphCall) -> list[ort.OrtValue]:
+        """Call onnxruntime. Returns `outputs` on the CPU, then `presents` on the device."""
+        session = self.sessions.carrying(call.outputs)
+        binding = session.io_binding()
+        self._bind_inputs(binding, call)
+        for name in call.outputs:
+            binding.bind_output(name, "cpu")
+        for name, buffer in call.presents.items():
+            if buffer is None:
+                binding.bind_output(name, self.sessions.device)
+            else:
+                binding.bind_ortvalue_output(name, buffer)
+        options = self.sessions.run_options
+        self.sessions.attempt(lambda: session.run_with_iobinding(binding, options))
+        outputs: list[ort.OrtValue] = binding.get_outputs()
+        return outputs
+
+    def _bind_inputs(self, binding: ort.IOBinding, call: GraphCall) -> None:
+        batch = call.batch
+        positions = batch.positions(self.config.n_positions)
+        feeds = {
+            "input_ids": batch.ids,
+            "attention_mask": call.mask.astype(np.int64),
+            "position_ids": np.broadcast_to(positions, batch.ids.shape),
+        }
+        if call.logits_positions is not None:
+            feeds[LOGITS_POSITIONS] = call.logits_positions
+        for name, array in feeds.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        for name, value in call.edits.items():  # optional inputs, which bind_cpu_input refuses
+            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(value))
+        for name, past in zip(self.past_names, call.past, strict=True):
+            binding.bind_ortvalue_input(name, past)
+
+    def tap_dict(self, taps: Mapping[str, Floats]) -> TapDict[Floats]:
+        """Taps as a run returns them: float16, which only graphs compute in, becomes float32."""
+        wide = {
+            tap: x.astype(np.float32) if x.dtype == np.float16 else x for tap, x in taps.items()
+        }
+        return TapDict(wide, self.config.n_layer)
