@@ -7,10 +7,13 @@ from pathlib import Path
 
 import onnx
 import pytest
+from click.testing import CliRunner
 from onnx import numpy_helper
+from rich.cells import cell_len
 
 from exporters import export as onnx_export
 from exporters.parity.report import Report
+from gpt2kit.cli import main
 from tests.conftest import CONFIG, write_checkpoint
 from tests.gpt2kit.cli.support import assert_one_line, run, succeeded
 
@@ -141,3 +144,14 @@ def test_the_bundled_model_exports_verifies_and_runs():
     assert succeeded(run("lens", "The king", "--onnx", "b.onnx")) == (
         succeeded(run("lens", "The king", "--model", "bundled"))
     )
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+@pytest.mark.parametrize("command", ["inspect", "verify"])
+def test_long_lines_wrap_at_words(folder, onnx_file, command, columns):
+    args = [command, onnx_file, *(["--model", folder] if command == "verify" else [])]
+    wide = CliRunner().invoke(main, args, env={"COLUMNS": "1000"}).stdout
+    text = CliRunner().invoke(main, args, env={"COLUMNS": str(columns)}).stdout
+    assert all(cell_len(line) <= columns for line in text.splitlines())
+    words = {word for word in wide.split() if cell_len(word) <= 40}  # a long path may be broken
+    assert words <= set(text.split())
