@@ -17,11 +17,11 @@ from probes.core.processed_weights import processed
 from probes.directions.directions import Direction, mean_difference, pca_directions
 from probes.directions.linear_probes import LinearProbe, linear_probe
 from probes.directions.steering import Steered, steer
+from probes.heads.attention_statistics import AttentionStatistics, attention_statistics
 from probes.heads.circuits import CircuitTokens, ov_top_tokens, qk_top_tokens
 from probes.heads.copying import CopyingScores, copying_score
 from probes.heads.patterns import AttentionPatterns, attention_patterns
 from probes.heads.scores import HeadScores, head_scores
-from probes.heads.statistics import AttentionStatistics, attention_statistics
 from probes.lens.generation_lens import GenerationLens, generation_lens
 from probes.lens.head_lens import HeadLens, head_lens
 from probes.lens.lens_result import LogitLens

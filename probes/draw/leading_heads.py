@@ -9,11 +9,11 @@ from rich.text import Text
 
 from probes.draw.tables import table
 
-LeadingHead = tuple[int, int, float]  # layer, head, score
+RankedHead = tuple[int, int, float]  # layer, head, score
 
 
 def leading_heads(
-    title: Text, explained: str, columns: Mapping[str, Sequence[LeadingHead]]
+    title: Text, explained: str, columns: Mapping[str, Sequence[RankedHead]]
 ) -> RenderableType:
     """Heads as `layer.head score`, best first. columns: name -> the heads in it."""
     rows = table(*columns)
@@ -23,7 +23,7 @@ def leading_heads(
     return Group(title, Text(explained), "", rows)
 
 
-def _aligned(heads: Sequence[LeadingHead]) -> list[str]:
+def _aligned(heads: Sequence[RankedHead]) -> list[str]:
     """`layer.head score` with the names and the scores in columns."""
     names = [f"{layer}.{head}" for layer, head, _ in heads]
     scores = [f"{score:.2f}" for *_, score in heads]

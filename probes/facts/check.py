@@ -9,16 +9,16 @@ from gpt2kit.progress import OnProgress, Progress
 from gpt2kit.result import model_header
 from gpt2kit.runner import Runner
 from probes.facts.fact import Fact
+from probes.facts.facts_report import Checked, FactsReport
 from probes.facts.published import FACTS
 from probes.facts.real_gpt2 import require_gpt2
-from probes.facts.report import Checked, FactsReport
 
 # The taps and edits that an exported file must have to answer every fact.
-TAPS = (
+NEEDED_TAPS = (
     "embed", "pos_embed", "blocks.*.pattern", "blocks.*.z", "blocks.*.mlp_out",
     "blocks.-1.resid_post", "ln_f_scale",
 )  # fmt: skip
-EDITS = ("blocks.*.z", "blocks.*.mlp_out")
+NEEDED_EDITS = ("blocks.*.z", "blocks.*.mlp_out")
 
 
 def check_facts(

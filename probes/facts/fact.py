@@ -9,7 +9,7 @@ import numpy as np
 
 from gpt2kit.runner import Runner
 
-Measure = Callable[[Runner], Sequence[float]]
+Measurement = Callable[[Runner], Sequence[float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class Fact:
     name: str
     source: str  # of the claim
     # None: it is not measured, for `reason`. It is not saved, so equality leaves it out.
-    measure: Measure | None = field(default=None, compare=False)
+    measure: Measurement | None = field(default=None, compare=False)
     labels: tuple[str, ...] = ("",)  # (n,)
     claimed: tuple[float, ...]  # (n,)
     tolerance: float = 0.0

@@ -51,7 +51,7 @@ def probabilities(runner: Runner, *, prompt: str, tokens: Sequence[str]) -> Sequ
     return [float(np.exp(logprobs[i])) for i in _singles(runner, *tokens)]
 
 
-def token_ids(runner: Runner, *, tokens: Sequence[str]) -> Sequence[float]:
+def ids_of_tokens(runner: Runner, *, tokens: Sequence[str]) -> Sequence[float]:
     """(tokens,) the ids of some tokens."""
     return _singles(runner, *tokens)
 

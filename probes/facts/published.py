@@ -16,6 +16,7 @@ from probes.facts.measures import (
     IOI,
     attention_ranks,
     copying,
+    ids_of_tokens,
     ioi_attribution,
     ioi_differences,
     ioi_mean,
@@ -24,7 +25,6 @@ from probes.facts.measures import (
     loss,
     matching_ids,
     probabilities,
-    token_ids,
     years,
     years_patching,
 )
@@ -79,7 +79,7 @@ _ROUNDED = "published rounded, and float32 sums run in another order"
 FACTS: tuple[Fact, ...] = (
     Fact(
         name="token ids", source=_VOCABULARY, labels=("Mary", "John"),
-        measure=partial(token_ids, tokens=(" Mary", " John")), claimed=(MARY, JOHN),
+        measure=partial(ids_of_tokens, tokens=(" Mary", " John")), claimed=(MARY, JOHN),
         reason="ids are exact",
     ),
     Fact(

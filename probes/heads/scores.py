@@ -25,7 +25,7 @@ from probes.tasks.repeated_tokens import repeated_tokens
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-KINDS = ("previous_token", "duplicate_token", "induction", "first_token", "current_token")
+HEAD_KINDS = ("previous_token", "duplicate_token", "induction", "first_token", "current_token")
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -44,13 +44,13 @@ class HeadScores(ModelResult):
     current_token: Floats  # (layer, head) to itself
 
     def leading(self, kind: str, n: int = 5) -> list[LeadingHead]:
-        """(layer, head, score) of the n heads with the highest scores of a kind of KINDS."""
-        check_choice("kind", kind, KINDS)
+        """(layer, head, score) of the n heads with the highest scores of a kind of HEAD_KINDS."""
+        check_choice("kind", kind, HEAD_KINDS)
         return leading(getattr(self, kind), check_integer("n", n, low=0))
 
     def table(self) -> list[Row]:
         """One row for each head."""
-        return array_rows({kind: getattr(self, kind) for kind in KINDS}, ("layer", "head"))
+        return array_rows({kind: getattr(self, kind) for kind in HEAD_KINDS}, ("layer", "head"))
 
     def render(self) -> RenderableType:
         """The five heads of each kind with the highest scores."""
@@ -59,7 +59,7 @@ class HeadScores(ModelResult):
 
         what = "layer.head of the five that lead, and their mean attention to it, from 0 to 1"
         first = title("what heads look at", self.source, self.dtype, self.text)
-        columns = {kind.replace("_", " "): self.leading(kind) for kind in KINDS}
+        columns = {kind.replace("_", " "): self.leading(kind) for kind in HEAD_KINDS}
         return leading_heads(first, what, columns)
 
     def __repr__(self) -> str:
@@ -92,7 +92,7 @@ def head_scores(
     else:
         ids = prompt_ids(runner, prompt)[None]
         what = f"a text of {counted(ids.shape[1], 'token')}"
-    scores = {kind: np.full((config.n_layer, config.n_head), np.nan) for kind in KINDS}
+    scores = {kind: np.full((config.n_layer, config.n_head), np.nan) for kind in HEAD_KINDS}
     targets, progress = _targets(ids, start), Progress(on_progress, config.n_layer)
     for layer, pattern in patterns_by_layer(runner, ids, range(config.n_layer)):
         for kind, target in targets.items():

@@ -8,7 +8,7 @@ from typing import Any
 from gpt2kit.errors import InputError
 from gpt2kit.result import Row
 
-Cell = Mapping[str, Any]  # see `LogitLens.cells`
+CellData = Mapping[str, Any]  # see `LogitLens.cells`
 
 
 def fields(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def _header(data: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _values(cells: Sequence[Cell], columns: int) -> dict[str, Any]:
+def _values(cells: Sequence[CellData], columns: int) -> dict[str, Any]:
     """Nested lists (R, P, …) of each quantity. columns: P."""
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
 
@@ -64,7 +64,7 @@ def _values(cells: Sequence[Cell], columns: int) -> dict[str, Any]:
     }
 
 
-def flat(cell: Cell) -> Row:
+def flat(cell: CellData) -> Row:
     """One row of a table: the cell's tokens side by side, as `top1_token`, `target1_rank`, …."""
     row = {name: value for name, value in cell.items() if not isinstance(value, list)}
     for part in ("top", "targets"):

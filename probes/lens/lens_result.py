@@ -19,7 +19,7 @@ from probes.lens import lens_data
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-KINDS = ("logit lens", "tuned lens")
+LENS_KINDS = ("logit lens", "tuned lens")
 QUANTITIES = ("prob", "logit", "rank", "entropy", "kl")
 _OF_WHOLE_PREDICTION = ("entropy", "kl")  # a target has no part in them
 
@@ -98,7 +98,7 @@ class LogitLens(PromptResult):
     @classmethod
     def check_header(cls, data: Mapping[str, Any]) -> None:
         """Raise InputError unless `data` is a saved lens, of either kind."""
-        known = data.get("kind") in KINDS
+        known = data.get("kind") in LENS_KINDS
         super().check_header({**data, "kind": cls.result_kind()} if known else data)
 
     def cells(self) -> list[dict[str, Any]]:

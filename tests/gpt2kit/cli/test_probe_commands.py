@@ -24,7 +24,7 @@ from probes.causal.patching import activation_patching
 from probes.core.metrics import Metric
 from probes.facts import check as checking
 from probes.facts.fact import Fact
-from probes.heads.scores import KINDS
+from probes.heads.scores import HEAD_KINDS
 from tests.conftest import CONFIG
 from tests.gpt2kit.cli.support import (
     FULL,
@@ -224,7 +224,7 @@ def test_a_terminal_shows_what_goes_on(folder, command, last):
 
 @pytest.mark.parametrize(("layers", "heads"), [(12, 12), (48, 25)])
 def test_the_table_of_heads_fits_80_columns(layers, heads):
-    scores = {k: np.random.default_rng(i).random((layers, heads)) for i, k in enumerate(KINDS)}
+    scores = {k: np.random.default_rng(i).random((layers, heads)) for i, k in enumerate(HEAD_KINDS)}
     text = "4 x 50 random tokens, said twice"
     result = HeadScores(source="gpt2", dtype="float32", text=text, **scores)
     assert drawn(result, 80) == drawn(result, 200)

@@ -6,10 +6,10 @@ import pytest
 from rich.cells import cell_len
 
 from gpt2kit import TorchRunner
+from probes.heads.attention_statistics import attention_statistics
 from probes.heads.circuits import ov_top_tokens
 from probes.heads.patterns import attention_patterns
 from probes.heads.scores import head_scores
-from probes.heads.statistics import attention_statistics
 from tests import planted
 from tests.planted import planted_runner
 from tests.probes.heads.support import PROMPT, drawn

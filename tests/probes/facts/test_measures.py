@@ -54,7 +54,7 @@ def test_ids_are_compared_in_place(by_torch):
     assert count(ids=[ids[0], -1, ids[2]]) == [3, 2]
     assert count(ids=[*ids, 0]) == [3, 3]
     assert count(ids=ids[1:]) == [3, 0]
-    singles = fact_measures.token_ids(by_torch, tokens=["Hello", " world"])
+    singles = fact_measures.ids_of_tokens(by_torch, tokens=["Hello", " world"])
     assert singles == ids[:2]
 
 

@@ -14,7 +14,7 @@ from gpt2kit import Edit, GPT2Config, Tokenizer, TorchRunner
 from gpt2kit.taps import resolve
 from probes.facts import measures as fact_measures
 from probes.facts import published
-from probes.facts.check import EDITS, TAPS, check_facts
+from probes.facts.check import NEEDED_EDITS, NEEDED_TAPS, check_facts
 from probes.facts.fact import Fact
 from probes.facts.published import FACTS
 from tests.conftest import GPT2_TOKENIZER, random_model
@@ -61,8 +61,8 @@ def test_a_file_with_the_stated_taps_and_edits_answers_all_that_is_measured():
     report = check_facts(watched, FACTS)
     skipped = [row.fact.name for row in report.rows if row.skipped]
     assert skipped == [fact.name for fact in FACTS if fact.measure is None]
-    assert watched.taps == set(resolve(TAPS, 12))
-    assert watched.edits == set(resolve(EDITS, 12))
+    assert watched.taps == set(resolve(NEEDED_TAPS, 12))
+    assert watched.edits == set(resolve(NEEDED_EDITS, 12))
 
 
 def test_the_ids_are_those_of_gpt2s_vocabulary():
@@ -108,7 +108,7 @@ RECORDED = (
     ),
     Fact(
         name="ids", source="recorded", labels=("Mary", "John"), claimed=(1042, 1136),
-        measure=partial(fact_measures.token_ids, tokens=[" Mary", " John"]), reason="exact",
+        measure=partial(fact_measures.ids_of_tokens, tokens=[" Mary", " John"]), reason="exact",
     ),
     published._looking("induction", "its card", "induction", "1.3 1.1 1.5 1.2 1.0 1.4", 6),
     published._looking("previous", "its card", "previous_token", "0.1 0.3", 2),

@@ -5,10 +5,10 @@ import json
 import numpy as np
 
 from probes.heads import patterns
+from probes.heads.attention_statistics import attention_statistics
 from probes.heads.copying import copying_score
 from probes.heads.patterns import attention_patterns
-from probes.heads.scores import KINDS, head_scores
-from probes.heads.statistics import attention_statistics
+from probes.heads.scores import HEAD_KINDS, head_scores
 from probes.tasks.repeated_tokens import repeated_tokens
 from tests import planted
 from tests.conftest import CONFIG, close
@@ -55,7 +55,7 @@ def test_a_long_prompt_is_read_a_few_layers_at_a_time(torch_runner, monkeypatch)
     run = torch_runner.run
     monkeypatch.setattr(torch_runner, "run", lambda *a, **k: runs.append(k["taps"]) or run(*a, **k))
     for kind, score in vars(head_scores(torch_runner, length=10)).items():
-        if kind in KINDS:
+        if kind in HEAD_KINDS:
             close(score, getattr(whole, kind), 1e-6)
     assert [len(taps) for taps in runs] == [2, 1]
 

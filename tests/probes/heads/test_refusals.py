@@ -4,10 +4,10 @@ import pytest
 
 from gpt2kit import TorchRunner
 from gpt2kit.errors import InputError
+from probes.heads.attention_statistics import attention_statistics
 from probes.heads.circuits import ov_top_tokens, qk_top_tokens
 from probes.heads.patterns import attention_patterns
 from probes.heads.scores import head_scores
-from probes.heads.statistics import attention_statistics
 from tests.conftest import random_model
 
 

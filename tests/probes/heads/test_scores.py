@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from probes.heads.scores import KINDS, head_scores
+from probes.heads.scores import HEAD_KINDS, head_scores
 from probes.tasks.repeated_tokens import repeated_tokens
 from tests import planted
 from tests.conftest import CONFIG, close
@@ -13,7 +13,7 @@ from tests.probes.heads.support import PROMPT, loss, patterns_by_hand
 
 PLANTED = dict(
     zip(
-        KINDS,
+        HEAD_KINDS,
         (planted.PREVIOUS, planted.DUPLICATE, planted.INDUCTION, planted.FIRST, planted.CURRENT),
         strict=True,
     )
@@ -34,7 +34,7 @@ def targets_by_hand(ids: list[int], i: int) -> dict[str, set[int]]:
 
 def scores_by_hand(torch_runner, ids: np.ndarray, start: int) -> dict[str, np.ndarray]:
     patterns = patterns_by_hand(torch_runner, ids)
-    paid = {kind: [] for kind in KINDS}
+    paid = {kind: [] for kind in HEAD_KINDS}
     for row, tokens in enumerate(ids.tolist()):
         for i in range(start, len(tokens)):
             for kind, targets in targets_by_hand(tokens, i).items():
@@ -70,7 +70,9 @@ def test_a_kind_without_targets_has_no_score(torch_runner):
     assert np.isnan(got.induction).all()
     assert not np.isnan(got.previous_token).any()
     assert got.leading("induction") == []
-    assert all(np.isnan(getattr(head_scores(torch_runner, prompt="a"), k)).all() for k in KINDS)
+    assert all(
+        np.isnan(getattr(head_scores(torch_runner, prompt="a"), k)).all() for k in HEAD_KINDS
+    )
     assert json.loads(got.to_json())["induction"] == [[None] * 3] * 3
     assert "induction" in str(got)
 
@@ -83,7 +85,7 @@ def test_leading_heads_come_best_first(torch_runner):
     assert len(got.leading("current_token", 2)) == 2
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", HEAD_KINDS)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_every_detector_finds_the_planted_head_and_no_other(known, kind, seed):
     scores = getattr(head_scores(known, length=32, seed=seed), kind).copy()
@@ -92,7 +94,7 @@ def test_every_detector_finds_the_planted_head_and_no_other(known, kind, seed):
     assert scores.max() < 0.05
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", HEAD_KINDS)
 def test_every_detector_finds_the_planted_head_on_a_text(known, kind):
     prompt = " ".join(f"w{i}" for i in [*range(20), 3, 4, 5, 6, 7, 8, 11, 12, 13])
     scores = getattr(head_scores(known, prompt=prompt), kind).copy()

@@ -8,8 +8,8 @@ import pytest
 from gpt2kit.runner import Source
 from probes.facts.check import check_facts
 from probes.facts.fact import Fact
+from probes.facts.facts_report import Checked
 from probes.facts.published import FACTS
-from probes.facts.report import Checked
 from tests.probes.facts.support import small
 
 
