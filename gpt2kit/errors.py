@@ -3,14 +3,16 @@
 GPT2KitError
 ├── ConfigError       config.json asks for something that the model does not compute
 ├── CheckpointError   weights or tokenizer files missing, corrupt or misshapen; unknown model id
-├── InputError        a prompt, an id, a sampling setting or an option is out of range
-│   ├── TapError      unknown tap, or one that this engine cannot give
+├── InputError        an argument is out of range or of a wrong type
+│   ├── TapError      unknown tap, or one that this engine does not carry
 │   └── EditError     an edit that does not fit its tap
 ├── ExportError       tracing or writing an ONNX file failed
-│   └── ParityError   torch and ONNX disagree
-└── EngineError       onnxruntime, its device, or the .onnx file cannot be used
+│   └── ParityError   torch and ONNX disagree; exit code 1
+├── EngineError       onnxruntime, its device, or the .onnx file cannot be used
+└── InternalError     a check of our own failed, which is a bug in gpt2kit; exit code 70
 
-A message is one line: what was given, what is wrong, what to do.
+A message is one line: what was given, what is wrong, what to do. The exit code is 2 unless the tree
+says otherwise.
 """
 
 
@@ -29,7 +31,7 @@ class CheckpointError(GPT2KitError):
 
 
 class InputError(GPT2KitError, ValueError):
-    """An argument is out of range."""
+    """An argument is out of range or of a wrong type."""
 
 
 class TapError(InputError):
@@ -52,3 +54,12 @@ class ParityError(ExportError):
 
 class EngineError(GPT2KitError):
     """An ONNX file cannot be run here."""
+
+
+class InternalError(GPT2KitError):
+    """A check of our own failed, which no input should cause: a bug in gpt2kit."""
+
+    exit_code = 70  # EX_SOFTWARE of sysexits.h
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}; this is a bug in gpt2kit, please report it")

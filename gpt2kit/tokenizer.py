@@ -1,4 +1,4 @@
-"""Text <-> token ids: GPT-2's byte-level BPE, on the `tokenizers` library."""
+"""Text to token ids and back: GPT-2's byte-level BPE, by the `tokenizers` library."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, processors
 
 from gpt2kit.checks import check_integers, check_text
 from gpt2kit.errors import CheckpointError, InputError
@@ -14,7 +15,7 @@ END_OF_TEXT = "<|endoftext|>"
 
 
 class Tokenizer:
-    """Encodes without adding anything: no BOS, no padding; the ids are the text's own."""
+    """Encodes a text and adds nothing: no BOS, no padding."""
 
     def __init__(self, inner: tokenizers.Tokenizer) -> None:
         self._inner = inner
@@ -23,7 +24,7 @@ class Tokenizer:
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Tokenizer | None:
-        """Read tokenizer.json, else vocab.json and merges.txt; None where there is neither."""
+        """Read tokenizer.json, else vocab.json and merges.txt; None if the folder has neither."""
         folder = Path(folder)
         file, vocab, merges = (
             folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt")
@@ -32,9 +33,7 @@ class Tokenizer:
             if file.is_file():
                 return cls(tokenizers.Tokenizer.from_file(str(file)))
             if vocab.is_file() and merges.is_file():
-                inner = tokenizers.ByteLevelBPETokenizer(str(vocab), str(merges))._tokenizer
-                inner.add_special_tokens([END_OF_TEXT])
-                return cls(inner)
+                return cls(_byte_level_bpe(vocab, merges))
         except Exception as error:  # tokenizers raises bare Exception
             raise CheckpointError(f"{folder}: tokenizer files cannot be read ({error})") from error
         return None
@@ -82,11 +81,24 @@ class Tokenizer:
         return text
 
 
+def _byte_level_bpe(vocab: Path, merges: Path) -> tokenizers.Tokenizer:
+    """GPT-2's tokenizer from the two files that it was published as."""
+    bpe = models.BPE.from_file(
+        str(vocab), str(merges), continuing_subword_prefix="", end_of_word_suffix=""
+    )
+    inner = tokenizers.Tokenizer(bpe)
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    inner.post_processor = processors.ByteLevel(trim_offsets=False)
+    inner.add_special_tokens([END_OF_TEXT])
+    return inner
+
+
 def printable(token: str) -> str:
-    """A token on one line: line breaks and other control characters become visible signs."""
+    """A token on one line: line breaks and control characters become visible signs."""
     return token.translate(_SIGNS)
 
 
 _SIGNS = {code: chr(0x2400 + code) for code in range(32)}
-_SIGNS |= dict.fromkeys([*range(0x80, 0xA0), 0x2028, 0x2029], "␦")  # terminals obey some of these
+_SIGNS |= dict.fromkeys([*range(0x80, 0xA0), 0x2028, 0x2029], "␦")  # some terminals act on these
 _SIGNS |= str.maketrans({"\n": "⏎", "\t": "⇥", "\x7f": "␡"})

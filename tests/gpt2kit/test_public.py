@@ -90,8 +90,16 @@ def test_every_error_is_of_the_tree_and_has_an_exit_code():
     from gpt2kit import errors
 
     kinds = [x for x in vars(errors).values() if inspect.isclass(x)]
-    assert len(kinds) == 9
+    assert len(kinds) == 10
     for kind in kinds:
         assert issubclass(kind, errors.GPT2KitError)
-        assert kind.exit_code == (1 if kind is errors.ParityError else 2)
+        codes = {errors.ParityError: 1, errors.InternalError: 70}
+        assert kind.exit_code == codes.get(kind, 2)
         assert kind.__name__ in (errors.__doc__ or "")
+
+
+def test_a_bug_of_ours_asks_to_be_reported():
+    from gpt2kit.errors import InternalError
+
+    error = InternalError("the parts do not add up")
+    assert str(error) == "the parts do not add up; this is a bug in gpt2kit, please report it"

@@ -1,14 +1,17 @@
 """Text to ids and back; GPT-2's own vocabulary where it is at hand."""
 
+import json
 import shutil
 
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2kit import Tokenizer
 from gpt2kit.errors import CheckpointError, InputError
 from gpt2kit.tokenizer import printable
+from gpt2kit.torch_engine.find import BUNDLED
 from tests.conftest import CONFIG, GPT2_TOKENIZER, byte_tokenizer
 
 DUTY = (
@@ -68,6 +71,32 @@ def test_the_ids_are_those_of_transformers(gpt2):
     )
     for text in (*TRICKY, DUTY):
         assert gpt2.encode(text) == theirs(text)["input_ids"], text
+
+
+def two_files(tmp_path, source: str):
+    """vocab.json and merges.txt of a tokenizer, in a folder."""
+    if source == "gpt2":
+        if not GPT2_TOKENIZER.is_dir():
+            pytest.skip("GPT-2's vocabulary is not at hand")
+        return GPT2_TOKENIZER
+    model = json.loads((BUNDLED / "tokenizer.json").read_text())["model"]
+    (tmp_path / "vocab.json").write_text(json.dumps(model["vocab"]))
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
+    (tmp_path / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]))
+    return tmp_path
+
+
+@pytest.mark.parametrize("source", ["gpt2", "bundled"])
+def test_two_files_give_the_tokenizer_of_the_library(tmp_path, source):
+    """We build it from public classes; the library has the same behind a private name."""
+    folder = two_files(tmp_path, source)
+    files = str(folder / "vocab.json"), str(folder / "merges.txt")
+    theirs = tokenizers.ByteLevelBPETokenizer(*files)
+    theirs.add_special_tokens(["<|endoftext|>"])
+    ours = Tokenizer.from_folder(folder)
+    for text in (*TRICKY, DUTY):
+        assert ours.encode(text) == theirs.encode(text).ids, text
+    assert ours.to_json() == theirs.to_str(pretty=True)
 
 
 @pytest.mark.parametrize("text", TRICKY, ids=ascii)
