@@ -10,8 +10,7 @@ import numpy as np
 import onnx_ir
 from numpy.typing import NDArray
 
-from exporters.file import mapped
-from exporters.file.stored_weights import values
+from exporters.file.stored_weights import StoredWeights
 
 
 @dataclass(frozen=True)
@@ -39,12 +38,13 @@ class ReadoutWeights:
     @classmethod
     def read(cls, path: Path) -> ReadoutWeights:
         """Read them from an exported file. Data in an external file stays on disk until used."""
-        model = mapped.load(path)
-        last = {node.op_type: node for node in model.graph}  # the unembedding is the last of a kind
+        stored = StoredWeights(path)
+        nodes = stored.model.graph
+        last = {node.op_type: node for node in nodes}  # the unembedding is the last of a kind
         quantised = last.get("MatMulNBits")
         return cls(
-            gain=np.ascontiguousarray(values(path, model, "ln_f.weight")),
-            bias=np.ascontiguousarray(values(path, model, "ln_f.bias")),
+            gain=np.ascontiguousarray(stored.held("ln_f.weight")),
+            bias=np.ascontiguousarray(stored.held("ln_f.bias")),
             table=_array(last["Gemm"].inputs[1]) if quantised is None else _quantised(quantised),
         )
 

@@ -21,7 +21,7 @@ from exporters.engine.ort_values import ELEMENT, as_float32
 from exporters.engine.portable import PortableGraph
 from exporters.engine.readout_sessions import ReadoutSessions, Unembedding
 from exporters.file.metadata import FileMetadata
-from exporters.file.stored_weights import Weights
+from exporters.file.stored_weights import StoredWeights
 from gpt2kit.batch import Ids, KVCache, cache_length, prepare
 from gpt2kit.checks import check_integer
 from gpt2kit.errors import EngineError, InputError
@@ -192,8 +192,8 @@ class OnnxRunner:
         return Unembedding(self.path, self.config, self.device, self.threads)
 
     @cached_property
-    def _weights(self) -> Weights:
-        return Weights(self.path, self.config)
+    def _weights(self) -> StoredWeights:
+        return StoredWeights(self.path)
 
 
 def _graph(sessions: FileSessions, meta: FileMetadata) -> Graph:

@@ -1,1 +1,1 @@
-"""What an exported file is: names, metadata, weights, and how to read it. Imports no torch."""
+"""An exported file: names, metadata, weights, inspection. Imports no torch."""

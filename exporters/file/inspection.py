@@ -1,14 +1,13 @@
-"""What an exported file says of itself; nothing is run, and its weights stay on disk."""
+"""`inspect_onnx`: what an exported file is. Nothing is run, and the weights stay on disk."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Collection, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir
@@ -19,18 +18,27 @@ from exporters.file.names import data_file, edit_names, existing, parity_file
 from gpt2kit.config import GPT2Config
 from gpt2kit.edit_arrays import Chunk
 from gpt2kit.errors import EngineError, GPT2KitError
+from gpt2kit.result import Result, Row
 from gpt2kit.taps import axes_of
 
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
-@dataclass(frozen=True)
-class Inspection:
-    """See `inspect_onnx`.
 
-    size: bytes, weights that lie beside the file included. inputs, outputs: name -> type and shape,
-    taps and edits apart. taps: name -> axes. edits: name -> shape that its two inputs broadcast to,
-    axes by name where they vary from run to run. parity: the
-    verdict of the gate. proof: what became of the whole report beside the file: "as written",
-    "missing" or "changed".
+@dataclass(frozen=True, eq=False)
+class Inspection(Result):
+    """What `inspect_onnx` finds.
+
+    size: bytes, external weights included.
+    version: the gpt2kit that wrote the file.
+    model, revision: the source of the weights.
+    config: the model's configuration, as config.json has it.
+    inputs, outputs: name -> type and shape, without taps and the inputs of edits.
+    taps: name -> axes.
+    edits: name -> the shape that its two inputs broadcast to; an axis that varies from run to run
+           is given by name.
+    parity: summary of the parity report.
+    proof: whether the whole report beside the file is "as written", "missing" or "changed".
     """
 
     path: str
@@ -51,28 +59,78 @@ class Inspection:
     parity: dict[str, Any]
     proof: str
 
-    def to_json(self) -> str:
-        """All of it as JSON."""
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False)
+    def table(self) -> list[Row]:
+        """One row for each fact about the file, then one for each input, output, tap and edit.
+
+        Columns: section ("file", "inputs", "outputs", "taps", "edits"), name, value.
+        """
+        return [
+            {"section": section, "name": name, "value": value}
+            for section, values in {"file": self._facts(), **self._sections()}.items()
+            for name, value in values.items()
+        ]
+
+    def render(self) -> RenderableType:
+        """The facts about the file; then its inputs, outputs, taps and edits, layers together."""
+        from exporters.file.inspection_view import facts_and_sections
+
+        titles = {"edits": "edits: {tap}.keep and {tap}.add, float32, each axis whole or 1"}
+        return facts_and_sections(self._facts(), self._sections(), titles)
+
+    def _facts(self) -> dict[str, str]:
+        c = self.config
+        facts = {
+            "file": f"{self.path}, {self.size / 1e6:.1f} MB",
+            "model": self.model + (f" at {self.revision}" if self.revision else ""),
+            "shape": f"{c['n_layer']} layers, {c['n_head']} heads, d_model {c['n_embd']}, "
+            f"{c['vocab_size']} tokens, {c['n_positions']} positions",
+            "weights": f"sha256 {self.weights_sha256[:16]}…",
+            "made as": f"{self.profile}, {self.quantize or self.dtype}, opset {self.opset}, "
+            f"gpt2kit {self.version}",
+            "parity": self._verdict(),
+            "proof": f"{parity_file(Path(self.path)).name}: {self.proof}",
+        }
+        if cost := self.parity.get("cost"):
+            same = f"same top token {cost['top1']:.1%}"
+            facts["cost"] = f"KL divergence {cost['kl']:.4f} nats, {same}"
+        return facts
+
+    def _verdict(self) -> str:
+        quantity, error, case = self.parity["worst"]
+        return (
+            f"{'passed' if self.parity['passed'] else 'FAILED'}: {self.parity['cases']} cases, "
+            f"worst error {error:.1e} at {quantity} in '{case}', "
+            f"tolerance {self.parity['tolerance']:.0e}"
+        )
+
+    def _sections(self) -> dict[str, dict[str, str]]:
+        return {
+            "inputs": self.inputs,
+            "outputs": self.outputs,
+            "taps": {tap: _shape_text(axes) for tap, axes in self.taps.items()},
+            "edits": {tap: _shape_text(axes) for tap, axes in self.edits.items()},
+        }
 
 
 def inspect_onnx(path: str | os.PathLike[str]) -> Inspection:
-    """Read a file that `export_onnx` made. Raises EngineError if it is none."""
+    """Read what a file says about itself.
+
+    Raises EngineError if it cannot be read, or if `export_onnx` did not make it.
+    """
     file = existing(path)
     try:
-        model = mapped.load(file)
-        return _described(file, model)
+        return _inspection(file, mapped.load(file))
     except GPT2KitError:
         raise
     except Exception as error:  # protobuf's own exceptions
         raise EngineError(f"{file}: not an ONNX file, or a damaged one") from error
 
 
-def _described(file: Path, model: onnx_ir.Model) -> Inspection:
+def _inspection(file: Path, model: onnx_ir.Model) -> Inspection:
     meta = FileMetadata.from_metadata(model.metadata_props, file)
     if meta.parity is None:
         raise EngineError(f"{file}: has no parity result; make it with `gpt2kit export --onnx`")
-    changing = {name for tap in meta.edits for name in edit_names(tap)}
+    edit_inputs = {name for tap in meta.edits for name in edit_names(tap)}
     outside = data_file(file)
     return Inspection(
         path=str(file),
@@ -86,37 +144,38 @@ def _described(file: Path, model: onnx_ir.Model) -> Inspection:
         dtype=meta.dtype,
         quantize=meta.quantize,
         opset=meta.opset,
-        inputs={v.name: _type(v) for v in model.graph.inputs if v.name and v.name not in changing},
-        outputs={
-            v.name: _type(v) for v in model.graph.outputs if v.name and v.name not in meta.taps
-        },
+        inputs=_types(model.graph.inputs, without=edit_inputs),
+        outputs=_types(model.graph.outputs, without=meta.taps),
         taps={tap: axes_of(tap) for tap in meta.taps},
-        edits={tap: _shape(tap, meta.config) for tap in meta.edits},
+        edits={tap: _edit_shape(tap, meta.config) for tap in meta.edits},
         parity=meta.parity,
         proof=_proof(file, meta.parity_sha256),
     )
 
 
-def _shape(tap: str, config: GPT2Config) -> tuple[str | int, ...]:
-    """'batch' and 'pos' by name, the rest as the model has it."""
+def _edit_shape(tap: str, config: GPT2Config) -> tuple[str | int, ...]:
+    """The axes of a tap: 'batch', 'pos', 'query' and 'key' by name, the others by their size."""
     chunk, axes = Chunk(np.zeros(1, np.int64), 0, 0), axes_of(tap)
     varying = ("batch", "pos", "query", "key")
     return tuple(axis if axis in varying else chunk.size(axis, config) for axis in axes)
 
 
 def _types(values: Iterable[onnx_ir.Value], without: Collection[str]) -> dict[str, str]:
-    return {v.name: _type(v) for v in values if v.name and v.name not in without}
+    """Name -> 'int64 (batch_size, sequence_length)'."""
+    return {
+        value.name: f"{str(value.dtype).lower()} {_shape_text(value.shape or ())}"
+        for value in values
+        if value.name and value.name not in without
+    }
 
 
-def _type(value: onnx_ir.Value) -> str:
-    """'int64 (batch_size, sequence_length)'."""
-    shape = ", ".join(str(size) for size in value.shape or ())
-    return f"{str(value.dtype).lower()} ({shape})"
+def _shape_text(shape: Iterable[Any]) -> str:
+    return f"({', '.join(map(str, shape))})"
 
 
-def _proof(file: Path, digest: str | None) -> str:
+def _proof(file: Path, sha256: str | None) -> str:
     report = parity_file(file)
     if not report.is_file():
         return "missing"
-    same = hashlib.sha256(report.read_bytes()).hexdigest() == digest
+    same = hashlib.sha256(report.read_bytes()).hexdigest() == sha256
     return "as written" if same else "changed"

@@ -1,45 +1,55 @@
-"""Names of the inputs and outputs that a graph has beside `input_ids`, `attention_mask`,
-`position_ids` and `logits`; but for the last, those of the ecosystem's own exports."""
+"""Names of the graph's inputs and outputs, and of the files beside it.
+
+Inputs and outputs have the names that other exporters of GPT-2 give them; `logits_positions` and
+the inputs of edits are ours.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
-from gpt2kit.errors import EngineError
+from gpt2kit.errors import EngineError, InputError
+
+LOGITS_POSITIONS = "logits_positions"  # input of the fused profile: the columns that get logits
 
 
 def past_names(n_layer: int) -> list[str]:
-    """Inputs with the cached keys and values, (batch, head, past, d_head) each."""
+    """Inputs that hold the cached keys and values, each (batch, head, past, d_head)."""
     return [f"past_key_values.{i}.{part}" for i in range(n_layer) for part in ("key", "value")]
 
 
 def present_names(n_layer: int) -> list[str]:
-    """Outputs with the keys and values to go on from, in the order of `past_names`."""
+    """Outputs that hold the advanced cache, in the order of `past_names`."""
     return [f"present.{i}.{part}" for i in range(n_layer) for part in ("key", "value")]
 
 
 def edit_names(tap: str) -> tuple[str, str]:
-    """Inputs by which a tap is edited."""
+    """The two inputs that edit a tap: factor and summand."""
     return f"{tap}.keep", f"{tap}.add"
 
 
 def parity_file(path: Path) -> Path:
-    """Where it is told how well a file agrees with torch: each file of a folder has its own."""
+    """Where the parity report of a file is. Each file of a folder has its own."""
     return path.with_name(f"{path.name}.parity.json")
 
 
-def existing(path: str | os.PathLike[str]) -> Path:
-    """The path of a file that is there. Raises EngineError if it is not."""
-    file = Path(path)
-    if not file.is_file():
-        raise EngineError(f"{file}: {'is a folder' if file.is_dir() else 'no such file'}")
-    return file
-
-
 def data_file(path: Path) -> Path:
-    """Where the weights of a file lie that are not in it."""
+    """Where the external weights of a file are."""
     return path.with_name(f"{path.name}.data")
 
 
-LOGITS_POSITIONS = "logits_positions"  # fused profile only: which columns get logits
+def as_path(path: Any) -> Path:
+    """A path from text or a path object. Raises InputError for another type."""
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"path = {path!r} must be text or a path, got {type(path).__name__}")
+    return Path(path)
+
+
+def existing(path: str | os.PathLike[str]) -> Path:
+    """The path of a file that exists. Raises EngineError if it does not."""
+    file = as_path(path)
+    if not file.is_file():
+        raise EngineError(f"{file}: {'is a folder' if file.is_dir() else 'no such file'}")
+    return file

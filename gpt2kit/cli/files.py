@@ -10,7 +10,7 @@ import click
 from gpt2kit.cli.choices import DEVICES, EXPORT_DTYPES, INTEGER, PROFILES, QUANTISATIONS
 from gpt2kit.cli.group import debug_option, example_command
 from gpt2kit.cli.options import Engine, model_options, options, runner_options
-from gpt2kit.cli.output import Output, output_options, print_json, print_rich
+from gpt2kit.cli.output import Output, output_options, print_rich
 from gpt2kit.cli.progress import show_status
 
 _plan_options = options(
@@ -91,16 +91,9 @@ def verify(path: str, model: str | None, device: str, output: Output) -> None:
 @output_options
 def inspect(path: str, output: Output) -> None:
     """Describe an exported FILE: model, taps, edits, parity."""
-    from rich.console import Console
-
     from exporters.file.inspection import inspect_onnx
-    from exporters.file.inspection_view import show
 
-    found = inspect_onnx(path)
-    if output.as_json:
-        print_json(found.to_json())
-    else:
-        show(found, Console(highlight=False))
+    output.show(inspect_onnx(path))
 
 
 @example_command("gpt2kit bench --model bundled", "gpt2kit bench --onnx gpt2.onnx --threads 2")

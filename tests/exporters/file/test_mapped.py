@@ -1,4 +1,4 @@
-"""Weights that are mapped from the file, not read: the same model, and the same errors."""
+"""Weights mapped from the file instead of read: the same model, and the same errors."""
 
 import os
 import shutil
@@ -10,15 +10,15 @@ import pytest
 
 from exporters import export_onnx, open_onnx
 from exporters.engine.sessions import costly
-from exporters.file import mapped
-from exporters.file.mapped import without_weights
+from exporters.file import mapped, wire
+from exporters.file.wire import without_weights
 from gpt2kit.errors import EngineError
 from tests.conftest import random_ids
 
 
 @pytest.fixture(autouse=True)
 def everything_is_large(monkeypatch):
-    monkeypatch.setattr(mapped, "LARGE", 64)
+    monkeypatch.setattr(wire, "LARGE", 64)
 
 
 def test_the_graph_is_the_same_but_for_where_weights_lie(fused_runner):
@@ -50,15 +50,15 @@ def test_results_are_the_same(fused_runner):
     assert (got.logits == want.logits).all()
 
 
-def test_what_is_computed_for_an_output_alone_goes_with_it(torch_runner, tmp_path):
+def test_nodes_that_serve_a_dropped_output_alone_are_dropped(torch_runner, tmp_path):
     path = tmp_path / "x.onnx"
     export_onnx(torch_runner, path, profile="fused", taps=["*.pattern", "*.head_out", "*.resid_*"])
-    lean = onnx.load_from_string(mapped._without_outputs(path, None, costly))
+    lean = onnx.load_from_string(mapped.without_outputs(path, None, costly))
     operators = {node.op_type for node in lean.graph.node}
     assert "GroupQueryAttention" in operators
     assert not operators & {"Softmax", "Einsum"}
     assert {"Softmax", "Einsum"} <= {node.op_type for node in onnx.load(path).graph.node}
-    assert mapped._without_outputs(path, lean.SerializeToString(), costly) is None
+    assert mapped.without_outputs(path, lean.SerializeToString(), costly) is None
 
 
 def test_a_path_from_another_folder(file_of, tmp_path, monkeypatch):
@@ -76,7 +76,7 @@ def test_external_weights_stay_where_they_are(torch_runner, tmp_path):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.9999])
-def test_a_file_cut_off_is_told_as_before(fused_runner, tmp_path, share):
+def test_a_truncated_file_is_an_engine_error(fused_runner, tmp_path, share):
     data = fused_runner.path.read_bytes()
     path = tmp_path / "cut.onnx"
     path.write_bytes(data[: int(len(data) * share)])
@@ -85,7 +85,7 @@ def test_a_file_cut_off_is_told_as_before(fused_runner, tmp_path, share):
 
 
 @pytest.mark.parametrize("content", [b"", b"text, not a model", b"\xff" * 40, os.urandom(999)])
-def test_what_is_no_protobuf_is_left_to_onnxruntime(tmp_path, content):
+def test_a_file_that_is_not_protobuf_is_left_to_onnxruntime(tmp_path, content):
     path = tmp_path / "x.onnx"
     path.write_bytes(content)
     assert without_weights(path) is None

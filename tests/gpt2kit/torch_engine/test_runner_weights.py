@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from exporters import export_onnx, open_onnx
-from exporters.file.stored_weights import Weights
+from exporters.file.stored_weights import StoredWeights
 from exporters.tracing.quantize import pack, unpack
 from exporters.tracing.trace import Plan, describe, trace
 from gpt2kit import GPT2, TorchRunner
@@ -115,7 +115,7 @@ def test_bfloat16_is_read_as_float32(profile, tmp_path):
     program = trace(model, plan)
     describe(program, runner, plan, model, model)
     onnx_ir.save(program.model, tmp_path / "out.onnx")
-    found = Weights(tmp_path / "out.onnx", TIED)
+    found = StoredWeights(tmp_path / "out.onnx")
     for name, x in weights_of(on_cpu(model, torch.float32)).items():
         np.testing.assert_array_equal(found.read(name), x, err_msg=name)
 
