@@ -55,6 +55,11 @@ def test_importing_the_package_imports_nothing_heavy():
     assert loaded_by("import gpt2kit") == set()
 
 
+def test_importing_the_probes_imports_nothing_heavy():
+    """Results import rich only when they are drawn."""
+    assert loaded_by("import probes") == set()
+
+
 def test_the_seam_imports_no_engine():
     code = "import gpt2kit.runner, gpt2kit.edits, gpt2kit.taps, gpt2kit.sampling; gpt2kit.generate"
     assert loaded_by(code) == set()
