@@ -158,6 +158,8 @@ def select(where: Selection, size: int, what: str) -> Ints:
         ) from error
     if not chosen.size:
         raise InputError(f"{what} {short(where)} select none of the {size} there are")
+    if chosen.ndim > 1:  # True, or rows of indices
+        raise InputError(f"{what} = {short(where)} must be one row of integers, or a slice")
     return chosen
 
 

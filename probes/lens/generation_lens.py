@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gpt2kit.checks import check_function
 from gpt2kit.edit_arrays import listed
 from gpt2kit.edits import Edit
 from gpt2kit.generation import generate
@@ -118,6 +119,7 @@ def generation_lens(
     Raises InputError and EditError as `generate` does.
     """
     ids = np.array(encode(runner, prompt))  # first, for its errors
+    check_function("on_step", on_step)
     rows = residual_stream(runner.config.n_layer)
     steps: list[Step] = []
     reader = _Reader(runner, rows)

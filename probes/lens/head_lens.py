@@ -18,13 +18,14 @@ from gpt2kit.prompts import (
     counted,
     prompt_ids,
     select,
+    token_ids,
     token_texts,
 )
 from gpt2kit.readout import Floats, Ints
 from gpt2kit.result import PromptResult, Row, prompt_header
 from gpt2kit.runner import Runner
 from probes.core.parts import check_head, tap_at
-from probes.lens.reading import Targets, target_ids
+from probes.lens.reading import Targets
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -117,7 +118,7 @@ def head_lens(
     tap, layer = tap_at(runner.config, layer, "head_out")
     check_head(runner.config, head)
     check_top_k(top_k, runner.config.vocab_size)
-    ids, wanted = prompt_ids(runner, prompt), target_ids(runner, targets)
+    ids, wanted = prompt_ids(runner, prompt), token_ids(runner, targets, "targets")
     columns = select(positions, len(ids), "positions")
     run = runner.run(ids, taps=[tap], last_only=True, top_k=1)
     write = run.taps[tap][0, columns, head]  # (P, d_model)

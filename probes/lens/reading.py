@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpt2kit.checks import check_top_k
-from gpt2kit.errors import GPT2KitError
+from gpt2kit.errors import InternalError
 from gpt2kit.prompts import Prompt, Selection, Token, prompt_ids, select, token_ids, token_texts
 from gpt2kit.readout import Floats, Ints, Readout
 from gpt2kit.result import prompt_header
@@ -40,7 +40,7 @@ def read_lens(
     `logit_lens`.
     """
     ids = prompt_ids(runner, prompt, prepend_bos=prepend_bos)
-    wanted = target_ids(runner, targets)
+    wanted = token_ids(runner, targets, "targets")
     check_top_k(top_k, runner.config.vocab_size)
     columns = select(positions, len(ids), "positions")
     following = np.append(ids[1:], -1)[columns]
@@ -62,13 +62,6 @@ def read_lens(
         top_tokens=_texts(runner, read.top_ids),
         **_statistics(read, following >= 0),
     )
-
-
-def target_ids(runner: Runner, targets: Targets) -> Ints:
-    """(T,) ids of the tokens to follow, each given as text or as id; none by default."""
-    if isinstance(targets, tuple | list) and not targets:
-        return np.zeros(0, np.int64)
-    return token_ids(runner, targets, "targets")
 
 
 def _statistics(read: Readout, has_next: NDArray[np.bool_]) -> dict[str, Any]:
@@ -114,7 +107,7 @@ def _texts(runner: Runner, ids: Ints) -> tuple[tuple[tuple[str, ...], ...], ...]
 
 
 def _check_last_row(read: Readout, column: int, logits: Floats, ids: Ints, precision: str) -> None:
-    """Raise GPT2KitError unless the last row is the model's own prediction at one column.
+    """Raise InternalError unless the last row is the model's own prediction at one column.
 
     logits, ids: (2,) the model's two largest logits there, and their tokens.
     """
@@ -123,7 +116,6 @@ def _check_last_row(read: Readout, column: int, logits: Floats, ids: Ints, preci
     if logits[0] - logits[1] > 2 * allowed and read.top_ids[-1, column, 0] != ids[0]:
         apart = np.inf
     if not apart <= allowed:
-        raise GPT2KitError(
-            f"the lens' last row is {apart:.2e} from the model's logits at column {column}; "
-            "this is a bug in gpt2kit, please report it"
+        raise InternalError(
+            f"the lens' last row is {apart:.2e} from the model's logits at column {column}"
         )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpt2kit.checks import check_integer
+from gpt2kit.checks import check_function, check_integer, check_number
 from gpt2kit.errors import InputError
 from gpt2kit.prompts import Prompt, counted, row_of_ids
 from gpt2kit.readout import Floats, Ints
@@ -47,7 +47,9 @@ def train_tuned_lens(
     check_integer("steps", steps)
     check_integer("batch", batch)
     check_integer("length", length, 1, runner.config.n_positions)
-    _check_rate(lr)
+    check_function("on_progress", on_progress)
+    if not check_number("lr", lr) > 0:
+        raise InputError(f"lr = {lr} must be above 0")
     ids = _text_ids(runner, text_or_ids, length)
     rng = np.random.default_rng(check_integer("seed", seed, low=0))
 
@@ -99,13 +101,6 @@ def _train(
 def _stacked(parameters: Iterable[Tensor]) -> Floats:
     """(layer, …) off the device."""
     return np.stack([parameter.detach().cpu().numpy() for parameter in parameters])
-
-
-def _check_rate(lr: Any) -> None:
-    """Raise InputError unless the learning rate is a positive number."""
-    number = isinstance(lr, int | float | np.number) and not isinstance(lr, bool)
-    if not number or not lr > 0:
-        raise InputError(f"lr = {lr!r} must be a number above 0")
 
 
 def _text_ids(runner: TorchRunner, text_or_ids: Prompt, length: int) -> Ints:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from gpt2kit import TorchRunner
-from gpt2kit.errors import GPT2KitError, InputError
+from gpt2kit.errors import InputError, InternalError
 from probes import LogitLens, logit_lens
 from probes.lens.logit_lens import SITES
 from tests.conftest import CONFIG, close
@@ -179,7 +179,7 @@ class Tampered:
 )
 def test_a_readout_that_is_not_the_models_own_is_caught(torch_runner, change):
     logit_lens(Tampered(torch_runner, lambda read: read), PROMPT)
-    with pytest.raises(GPT2KitError, match=r"the lens' last row is .* from the model's logits"):
+    with pytest.raises(InternalError, match=r"the lens' last row is .* from the model's logits"):
         logit_lens(Tampered(torch_runner, change), PROMPT)
 
 

@@ -56,7 +56,7 @@ def test_the_loss_is_the_kl_and_a_seed_gives_one_lens(torch_runner):
     ("options", "message"),
     [
         ({"steps": 0}, "steps = 0 must be at least 1"),
-        ({"lr": float("nan")}, "lr = nan must be a number above 0"),
+        ({"lr": float("nan")}, "lr = nan must be above 0"),
         ({"length": 41}, "length = 41 must be from 1 to 40"),
         ({"length": 39}, "the text has 11 tokens, one piece is 39"),
     ],
