@@ -8,9 +8,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import click
 
-from gpt2kit.errors import GPT2KitError
-
-BUG = 70  # exit code of an error that gpt2kit did not expect
+from gpt2kit.errors import GPT2KitError, InternalError
 
 
 def _set_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
@@ -136,7 +134,8 @@ def describe_error(error: Exception) -> tuple[str, int]:
     if isinstance(error, OSError):  # a name that is too long, a file that may not be read, …
         return str(error), GPT2KitError.exit_code
     kind = type(error).__name__
-    return f"unexpected {kind}: {error} (--debug shows where; please report)", BUG
+    what = f"unexpected {kind}: {error} (--debug shows where; please report)"
+    return what, InternalError.exit_code
 
 
 def usage_message(error: click.ClickException) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpt2kit.checks import check_choice
-from gpt2kit.errors import GPT2KitError
+from gpt2kit.errors import InternalError
 from gpt2kit.prompts import Prompt, Token, index, prompt_ids
 from gpt2kit.readout import Floats
 from gpt2kit.result import Row
@@ -111,7 +111,7 @@ def direct_logit_attribution(
     prepend_bos: put `<|endoftext|>` first; positions count it.
     Raises InputError for a target that is not one token, a position outside the prompt, or a foil
     equal to the target; TapError for an exported file that lacks a tap that this reads; and
-    GPT2KitError if the parts do not sum to the model's logit (within 1e-4 for float32).
+    InternalError if the parts do not sum to the model's logit (within 1e-4 for float32).
     """
     check_choice("by", by, LEVELS)
     ids = prompt_ids(runner, prompt, prepend_bos=prepend_bos)
@@ -143,7 +143,7 @@ def _logit_direction(runner: Runner, tokens: list[int], scale: float) -> tuple[F
 
 
 def _check_sum(runner: Runner, parts: float, logit: float, total: float, own: Floats) -> None:
-    """Raise GPT2KitError unless three computations of the explained logit agree.
+    """Raise InternalError unless three computations of the explained logit agree.
 
     parts: the sum of the parts. logit: from the final stream, in float64. total: the model's own.
     own: the model's logits that `total` is the difference of.
@@ -156,9 +156,8 @@ def _check_sum(runner: Runner, parts: float, logit: float, total: float, own: Fl
         ("the final stream's logit is", logit - total, allowed),
     ):
         if not abs(gap) <= limit:
-            raise GPT2KitError(
-                f"{what} {abs(gap):.2e} from the model's logit, more than {limit:.0e}; this is a "
-                "bug in gpt2kit, please report it"
+            raise InternalError(
+                f"{what} {abs(gap):.2e} from the model's logit, more than {limit:.0e}"
             )
 
 
