@@ -2,7 +2,7 @@
 
 A result is a frozen dataclass with `eq=False` that inherits from `Result`. Its fields are plain
 values, numpy arrays, other dataclasses, or tuples and dicts of these; their type hints say how
-saved data is read back. NaN is saved as null, infinities as "inf" and "-inf": JSON has neither.
+saved data is read back (`gpt2kit.result_data`).
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class Result:
         kind, version = data.get("kind"), data.get("schema_version")
         if kind != cls.result_kind():
             raise InputError(f"saved data of kind {kind!r} given, {cls.result_kind()!r} is needed")
-        if not isinstance(version, int) or version > cls.schema_version:
+        known = range(1, cls.schema_version + 1)
+        if not isinstance(version, int) or isinstance(version, bool) or version not in known:
             raise InputError(
                 f"{cls.result_kind()}: schema version {version!r} is unknown, this gpt2kit reads "
                 f"versions up to {cls.schema_version}; update gpt2kit"
@@ -119,7 +120,8 @@ class Result:
         return same(self, other) if type(self) is type(other) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash((type(self), repr(self)))  # equal results have equal lines
+        values = [getattr(self, field.name) for field in dataclasses.fields(cast("Any", self))]
+        return hash((type(self), *(value for value in values if isinstance(value, str))))
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
