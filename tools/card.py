@@ -1,4 +1,4 @@
-"""The bundled model's card: its figures, measured on the files that ship."""
+"""The model card of the bundled model; its figures are measured on the files that ship."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 import torch
 from corpus import END_OF_TEXT, Corpus
@@ -62,7 +63,7 @@ def sample_lines(model: GPT2, tokenizer: Tokenizer) -> str:
 
 
 def command_line(recipe: Recipe) -> str:
-    """The command that gives this recipe."""
+    """The command that trains with this recipe."""
     given = [
         f"--{field.name.replace('_', '-')} {getattr(recipe, field.name)}"
         for field in dataclasses.fields(recipe)
@@ -74,56 +75,90 @@ def command_line(recipe: Recipe) -> str:
 def card(folder: Path, recipe: Recipe, corpus: Corpus, books: Path, seconds: float) -> str:
     """Measure the model in `folder` and fill in the model card."""
     model = load_shipped(folder, recipe.config)
-    loss = held_out_loss(model, corpus)
+    return TEMPLATE.read_text(encoding="utf-8").format(
+        **model_fields(model, recipe, corpus),
+        **loss_fields(model, recipe, corpus),
+        **circuit_fields(model, recipe),
+        **book_fields(books),
+        **training_fields(recipe, corpus, seconds),
+    )
+
+
+def model_fields(model: GPT2, recipe: Recipe, corpus: Corpus) -> dict[str, Any]:
+    """The shape of the model, and what it writes."""
+    return {
+        "layers": recipe.n_layer,
+        "heads": recipe.n_head,
+        "d_head": recipe.config.d_head,
+        "width": recipe.n_embd,
+        "positions": recipe.n_positions,
+        "half": recipe.n_positions // 2,
+        "vocab": recipe.vocab_size,
+        "end": END_OF_TEXT,
+        "weights": sum(weight.numel() for weight in model.parameters()),
+        "samples": sample_lines(model, corpus.tokenizer),
+    }
+
+
+def loss_fields(model: GPT2, recipe: Recipe, corpus: Corpus) -> dict[str, Any]:
+    """The held-out loss beside that of n-gram models."""
     orders = ngram_losses(corpus, recipe.vocab_size)
-    best_order = min(orders, key=lambda order: orders[order])
+    best = min(orders, key=lambda order: orders[order])
+    rows = [
+        loss_row("**this model**", held_out_loss(model, corpus), corpus),
+        loss_row(f"{best}-gram model", orders[best], corpus),
+    ]
+    return {
+        "held_tokens": corpus.held_out_tokens,
+        "held_bytes": corpus.held_out_bytes,
+        "held_percent": recipe.held_out * 100,
+        "loss_rows": "\n".join(rows),
+        "best_order": best,
+        "all_orders": ", ".join(f"order {order}: {nats:.3f}" for order, nats in orders.items()),
+    }
+
+
+def circuit_fields(model: GPT2, recipe: Recipe) -> dict[str, Any]:
+    """The heads that copy repeated tokens, and what they gain."""
     circuits = measure_circuits(model, recipe.seed)
     heads = zip(best_heads(circuits.induction), best_heads(circuits.previous), strict=True)
+    return {
+        "first_copy": circuits.first_copy_loss,
+        "second_copy": circuits.second_copy_loss,
+        "head_rows": "\n".join(f"| {a} | {x:.3f} | | {b} | {y:.3f} |" for (a, x), (b, y) in heads),
+    }
+
+
+def book_fields(books: Path) -> dict[str, Any]:
+    """The books that the model was trained on."""
     paths = sorted(books.glob("*.txt"))
+    return {
+        "books": len(paths),
+        "bytes": sum(path.stat().st_size for path in paths),
+        "titles": ", ".join(path.stem.replace("-", " ") for path in paths),
+    }
+
+
+def training_fields(recipe: Recipe, corpus: Corpus, seconds: float) -> dict[str, Any]:
+    """The recipe, and where and how fast it ran."""
     seen = recipe.steps * recipe.batch_rows * recipe.n_positions
-    return TEMPLATE.read_text(encoding="utf-8").format(
-        layers=recipe.n_layer,
-        heads=recipe.n_head,
-        d_head=recipe.config.d_head,
-        width=recipe.n_embd,
-        positions=recipe.n_positions,
-        half=recipe.n_positions // 2,
-        weights=sum(weight.numel() for weight in model.parameters()),
-        held_tokens=corpus.held_out_tokens,
-        held_bytes=corpus.held_out_bytes,
-        held_percent=recipe.held_out * 100,
-        loss_rows="\n".join(
-            [
-                loss_row("**this model**", loss, corpus),
-                loss_row(f"{best_order}-gram model", orders[best_order], corpus),
-            ]
-        ),
-        best_order=best_order,
-        all_orders=", ".join(f"order {order}: {nats:.3f}" for order, nats in orders.items()),
-        first_copy=circuits.first_copy_loss,
-        second_copy=circuits.second_copy_loss,
-        head_rows="\n".join(f"| {a} | {x:.3f} | | {b} | {y:.3f} |" for (a, x), (b, y) in heads),
-        samples=sample_lines(model, corpus.tokenizer),
-        command=command_line(recipe),
-        books=len(paths),
-        bytes=sum(path.stat().st_size for path in paths),
-        titles=", ".join(path.stem.replace("-", " ") for path in paths),
-        vocab=recipe.vocab_size,
-        end=END_OF_TEXT,
-        steps=recipe.steps,
-        rows=recipe.batch_rows,
-        repeats=recipe.repeat_rows,
-        seen=seen / 1e6,
-        epochs=Batches(corpus.train, recipe).epochs(recipe.steps),
-        train_tokens=len(corpus.train),
-        short_steps=recipe.short_steps,
-        learning_rate=recipe.learning_rate,
-        warmup=recipe.warmup,
-        weight_decay=recipe.weight_decay,
-        seed=recipe.seed,
-        minutes=seconds / 60,
-        speed=seen / seconds,
-        machine=f"{torch.get_num_threads()} of {os.cpu_count()} CPU cores ({platform.machine()})",
-        python=platform.python_version(),
-        torch=torch.__version__,
-    )
+    cores = f"{torch.get_num_threads()} of {os.cpu_count()} CPU cores"
+    return {
+        "command": command_line(recipe),
+        "steps": recipe.steps,
+        "rows": recipe.batch_rows,
+        "repeats": recipe.repeat_rows,
+        "seen": seen / 1e6,
+        "epochs": Batches(corpus.train, recipe).epochs(recipe.steps),
+        "train_tokens": len(corpus.train),
+        "short_steps": recipe.short_steps,
+        "learning_rate": recipe.learning_rate,
+        "warmup": recipe.warmup,
+        "weight_decay": recipe.weight_decay,
+        "seed": recipe.seed,
+        "minutes": seconds / 60,
+        "speed": seen / seconds,
+        "machine": f"{cores} ({platform.machine()})",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }

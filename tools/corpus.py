@@ -19,10 +19,10 @@ IGNORED = -100  # a target that is not scored
 
 @dataclass(frozen=True)
 class Corpus:
-    """The books, split and tokenised.
+    """The books, split into a training and a held-out part, as tokens.
 
-    `train` is one stream of shape (n,) with an end-of-text token before each book; `held_out` has
-    one array per book, also with an end-of-text token first, which is context and never scored.
+    train: one stream (n,) with an end-of-text token before each book.
+    held_out: one array per book. It also starts with an end-of-text token, which is context only.
     """
 
     tokenizer: Tokenizer
@@ -37,10 +37,10 @@ class Corpus:
 
 
 def split_book(text: str, held_out: float) -> tuple[str, str]:
-    """Cut off about the last `held_out` share of a book, at the start of a paragraph."""
-    wanted = int(len(text) * (1 - held_out))
-    cut = text.rfind("\n\n", 0, wanted) + 2
-    return text[:cut], text[cut:]
+    """Split off about the last `held_out` share of a book, at the start of a paragraph."""
+    ideal = int(len(text) * (1 - held_out))
+    start = text.rfind("\n\n", 0, ideal) + 2
+    return text[:start], text[start:]
 
 
 def train_tokenizer(books: list[str], vocab_size: int) -> Tokenizer:
@@ -65,9 +65,9 @@ def train_tokenizer(books: list[str], vocab_size: int) -> Tokenizer:
 
 
 def load_corpus(folder: Path, vocab_size: int, held_out: float) -> Corpus:
-    """Read every .txt file of `folder`; the tokenizer sees the training part only.
+    """Read every .txt file of `folder`. The tokenizer is trained on the training part only.
 
-    held_out: share of every book, at its end.
+    held_out: share of every book, taken from its end.
     """
     paths = sorted(folder.glob("*.txt"))
     if not paths:
@@ -92,8 +92,8 @@ def windows(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Batches of (ids, targets), both (rows, width), that score every held-out token once.
 
-    Windows of one book begin `stride` tokens apart; a window's targets are ignored where an
-    earlier window has already scored them. Ends are padded with ignored targets.
+    Windows of one book begin `stride` tokens apart. Targets that an earlier window scored are
+    ignored, and so is the padding at the end of a book.
     """
     ids, targets = [], []
     for book in corpus.held_out:

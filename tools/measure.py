@@ -1,4 +1,4 @@
-"""What the bundled model can do: held-out loss beside an n-gram model's, circuits, samples."""
+"""Measurements of the bundled model: held-out loss, n-gram baseline, circuits, samples."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def token_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 def held_out_loss(model: GPT2, corpus: Corpus) -> float:
     """Loss in nats per held-out token in float32, with at least half a window of context."""
     width = model.config.n_positions
-    total = 0.0
+    nats = 0.0
     with torch.inference_mode():
         for ids, targets in windows(corpus, width, width // 2):
-            total += float(token_losses(model(ids).logits, targets).double().sum())
-    return total / corpus.held_out_tokens
+            nats += float(token_losses(model(ids).logits, targets).double().sum())
+    return nats / corpus.held_out_tokens
 
 
 def ngram_losses(corpus: Corpus, vocab_size: int) -> dict[int, float]:
@@ -44,7 +44,7 @@ def ngram_losses(corpus: Corpus, vocab_size: int) -> dict[int, float]:
 
 @dataclass(frozen=True)
 class Circuits:
-    """What the heads do on random blocks written twice; scores are (layer, head)."""
+    """Scores of the heads (layer, head), and losses, on random blocks written twice."""
 
     induction: torch.Tensor
     previous: torch.Tensor

@@ -1,8 +1,8 @@
-"""Interpolated modified Kneser-Ney n-gram model: the baseline the bundled model has to beat.
+"""Interpolated modified Kneser-Ney n-gram model: the baseline of the bundled model.
 
-Follows Chen & Goodman (1998): each order has three discounts (for counts 1, 2 and 3 or more)
-estimated from its own counts of counts, lower orders count distinct left contexts instead of
-occurrences, and the unigram is interpolated with the uniform distribution.
+Follows Chen & Goodman (1998). Each order has three discounts, for counts of 1, 2 and 3 or more,
+estimated from its own counts of counts. Lower orders count distinct left contexts instead of
+occurrences. The unigram is interpolated with the uniform distribution.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class _Level:
-    """Everything one order needs, as arrays sorted by key.
+    """The lookup tables of one order, sorted by key.
 
     `grams` and `discounted` have one entry per distinct n-gram, `contexts` and `back_off` one per
     distinct context (the n-gram without its last token). `discounted` is max(count - D, 0) divided
@@ -52,10 +52,10 @@ def _level(grams: IntArray, counts: IntArray, bits: int) -> _Level:
     return _Level(grams, (counts - discount) / totals[of_gram], contexts, back_off)
 
 
-def _look_up(keys: IntArray, values: FloatArray, wanted: IntArray, missing: float) -> FloatArray:
-    """values[i] where keys[i] == wanted, and `missing` where there is no such key."""
-    at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where(keys[at] == wanted, values[at], missing)
+def _look_up(keys: IntArray, values: FloatArray, queries: IntArray, missing: float) -> FloatArray:
+    """values[i] where keys[i] == query, or `missing` where no key equals the query."""
+    at = np.minimum(np.searchsorted(keys, queries), len(keys) - 1)
+    return np.where(keys[at] == queries, values[at], missing)
 
 
 class KneserNey:
@@ -88,7 +88,7 @@ class KneserNey:
         """p(tokens[i] | tokens before i) for i = 1 .. n - 1, shape (n - 1,)."""
         p = np.full(len(tokens) - 1, 1.0 / self.vocab_size)
         for length, level in enumerate(self._levels, start=1):
-            # Near the start of the stream the context is shorter and the lower order stands.
+            # Near the start of the stream the context is shorter, and the lower order is kept.
             skip = max(0, length - 2)
             grams = self._pack(tokens, length)[1 if length == 1 else 0 :]
             discounted = _look_up(level.grams, level.discounted, grams, 0.0)

@@ -1,4 +1,4 @@
-"""Everything that decides which weights come out: the model's shape, the schedule, the batches."""
+"""The recipe of the bundled model: its shape, the schedule, the batches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gpt2kit.config import GPT2Config
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides which weights come out. Lengths are in tokens."""
+    """All choices that determine the trained weights. Lengths are in tokens."""
 
     vocab_size: int = 4096
     n_positions: int = 256
@@ -31,11 +31,11 @@ class Recipe:
     seed: int = 0
 
     def phase(self, step: int) -> tuple[int, int]:
-        """Context, and how many of the rows are repeated tokens, in step `step`.
+        """The context of one step, and how many of its rows are repeated tokens.
 
-        Training begins with rows cut into short ones, most of them repeated tokens: with few places
-        to look at, heads find the earlier copy within a few hundred steps. At full length from the
-        start none did in 600 steps. The context doubles every `short_steps`.
+        Training begins with short rows, most of them repeated tokens. Among few positions, heads
+        find the earlier copy within a few hundred steps; at full length from the start, no head did
+        in 600 steps. The context doubles every `short_steps`.
         """
         doublings = step // self.short_steps
         context = min(32 << doublings, self.n_positions)
@@ -61,12 +61,12 @@ class Batches:
 
     def __init__(self, stream: IntArray, recipe: Recipe) -> None:
         self.stream, self.recipe = stream, recipe
-        # One row less than fits, to leave room for the offset that changes every epoch.
+        # One row fewer than fits, to leave room for the offset, which changes every epoch.
         self.rows_per_epoch = (len(stream) - 1) // recipe.n_positions - 1
         self._order: tuple[int, int, IntArray] = (-1, 0, np.empty(0, dtype=np.int64))
 
     def epochs(self, steps: int) -> float:
-        """How often `steps` steps go through the text."""
+        """How many times the first `steps` steps go through the text."""
         return self._text_rows(steps) / self.rows_per_epoch
 
     def _text_rows(self, steps: int) -> int:
@@ -87,14 +87,14 @@ class Batches:
     def _repeated_row(self, rng: np.random.Generator, context: int) -> tuple[IntArray, IntArray]:
         """A block of random tokens repeated to fill a row, and its targets, each (context,).
 
-        Only what the earlier copy determines is a target: neither the first copy nor the token
-        that starts the second one.
+        Only tokens that the earlier copy determines are targets: not the first copy, nor the token
+        that starts the second copy.
         """
-        # Short periods show the same rule many times in one row; that is where heads learn it.
+        # Heads learn to copy from short periods, which repeat the rule many times in one row.
         period = int(np.exp(rng.uniform(np.log(4), np.log(context // 2 + 1))))
         if rng.random() < 0.5:
             block = rng.integers(self.recipe.vocab_size - 1, size=period)
-        else:  # as often as they come in the text, whose embeddings are the first to be learnt
+        else:  # as frequent as in the text: the embeddings of frequent tokens are learnt first
             block = rng.choice(self.stream, size=period)
         row = np.resize(block, context + 1)
         targets = row[1:].copy()

@@ -4,13 +4,13 @@
     python tools/train_bundled.py --resume         # go on from the last checkpoint
     python tools/train_bundled.py --steps 20 --out /tmp/smoke    # a quick look at the whole path
 
-One run trains the tokenizer, trains the model, fits the n-gram baseline, measures both on the same
-held-out tokens and writes config.json, generation_config.json, model.safetensors, tokenizer.json
-and README.md. Every random choice comes from --seed and the step number, so that a resumed run
-sees the same batches as an uninterrupted one.
+One run trains the tokenizer and the model, fits the n-gram baseline, measures both on the same
+held-out tokens, and writes config.json, generation_config.json, model.safetensors, tokenizer.json
+and README.md. Every random choice depends on --seed and the step number alone, so a resumed
+run sees the same batches as an uninterrupted one.
 
 With glibc, MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184 in the environment
-keep freed memory in the process; measured on one core, a step is then 1.17 times as fast.
+keep freed memory in the process. On one core, a step is then 1.17 times as fast.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def initialise(model: GPT2, seed: int) -> None:
-    """GPT-2's initialisation, except for larger scales and sinusoidal positions.
+    """Initialise as GPT-2 does, but with larger scales and sinusoidal positions.
 
-    Matrices are normal(0.05), since they are narrower than GPT-2's; the projections into the
-    residual stream smaller. Tokens and positions have root mean square 0.1, so that neither drowns
-    the other while the embedding grows.
+    Matrices are normal(0.05), because they are narrower than GPT-2's; projections into the residual
+    stream are smaller. Tokens and positions both have root mean square 0.1, so that neither
+    dominates while the embedding grows.
     """
     generator = torch.Generator().manual_seed(seed)
     for name, weight in model.named_parameters():
@@ -62,7 +62,7 @@ def initialise(model: GPT2, seed: int) -> None:
 
 
 def sinusoids(positions: int, width: int) -> torch.Tensor:
-    """Sines, then cosines, (positions, width), of wavelengths from 2 pi to 2000 pi tokens."""
+    """Sines, then cosines, (positions, width), with wavelengths from 2 pi to 2000 pi tokens."""
     half = width // 2
     frequencies = torch.exp(-math.log(1000.0) * torch.arange(half) / half)
     angles = torch.arange(positions)[:, None] * frequencies
@@ -70,7 +70,7 @@ def sinusoids(positions: int, width: int) -> torch.Tensor:
 
 
 def make_optimizer(model: GPT2, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW, gently for the positions, which the heads must find again."""
+    """AdamW. Positions learn at a tenth of the rate: heads must find them again when they move."""
     positions = model.wpe.weight
     vectors = [weight for weight in model.parameters() if weight.ndim < 2]
     matrices = [w for w in model.parameters() if w.ndim == 2 and w is not positions]
@@ -86,22 +86,22 @@ def make_optimizer(model: GPT2, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def schedule(step: int, recipe: Recipe) -> float:
-    """Share of the peak learning rate: a linear warm-up, then a straight line to zero."""
+    """Share of the peak learning rate: a linear warm-up, then a linear decay to zero."""
     return min(1.0, (step + 1) / recipe.warmup) * (1 - step / recipe.steps)
 
 
 def quick_held_out_loss(model: GPT2, corpus: Corpus) -> float:
-    """Held-out loss in nats per token with separate windows, to watch while training."""
-    total = 0.0
+    """Held-out loss in nats per token, with windows that do not overlap; shown in training."""
+    nats = 0.0
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
         for ids, targets in windows(corpus, model.config.n_positions, model.config.n_positions):
-            total += float(token_losses(model(ids).logits, targets).double().sum())
-    return total / corpus.held_out_tokens
+            nats += float(token_losses(model(ids).logits, targets).double().sum())
+    return nats / corpus.held_out_tokens
 
 
 @dataclass
-class Progress:
-    """Where training is: the next step, the seconds it took so far, and the log of the curve."""
+class TrainingState:
+    """How far training is: the next step, the seconds so far, and the loss curve."""
 
     step: int = 0
     seconds: float = 0.0
@@ -113,9 +113,9 @@ def save_checkpoint(
     recipe: Recipe,
     model: GPT2,
     optimizer: torch.optim.Optimizer,
-    progress: Progress,
+    progress: TrainingState,
 ) -> None:
-    """Write everything that --resume needs; the old file stays valid until the new one is whole."""
+    """Write everything that --resume needs; the old file is replaced when the new one is whole."""
     partial = path.with_suffix(".partial")
     content = {
         "recipe": dataclasses.asdict(recipe),
@@ -129,20 +129,20 @@ def save_checkpoint(
 
 def load_checkpoint(
     path: Path, recipe: Recipe, model: GPT2, optimizer: torch.optim.Optimizer
-) -> Progress:
-    """Read a checkpoint into `model` and `optimizer`. The recipe must be the one it began with."""
+) -> TrainingState:
+    """Read a checkpoint into `model` and `optimizer`. It must have the same recipe."""
     content = torch.load(path, weights_only=True)
     if content["recipe"] != dataclasses.asdict(recipe):
         raise SystemExit(f"{path}: was made with another recipe: {content['recipe']}")
     model.load_state_dict(content["model"])
     optimizer.load_state_dict(content["optimizer"])
-    return Progress(**content["progress"])
+    return TrainingState(**content["progress"])
 
 
 def train_step(
     model: GPT2, optimizer: torch.optim.Optimizer, batches: Batches, step: int
 ) -> tuple[float, float]:
-    """One update; returns the loss in nats on text and on the repeated tokens."""
+    """Make one update; returns the losses in nats on text and on repeated tokens."""
     for group in optimizer.param_groups:
         group["lr"] = schedule(step, batches.recipe) * group["peak"]
     ids, targets = batches.at(step)
@@ -161,12 +161,12 @@ def train_step(
 
 def train(
     recipe: Recipe, corpus: Corpus, checkpoint: Path, resume: bool, every: int
-) -> tuple[GPT2, Progress]:
-    """Train to the end of the recipe, with a checkpoint and a look at held-out every `every`."""
+) -> tuple[GPT2, TrainingState]:
+    """Train to the end of the recipe; every `every` steps, save a checkpoint and measure."""
     model = GPT2(recipe.config)
     initialise(model, recipe.seed)
     optimizer = make_optimizer(model, recipe)
-    progress = Progress()
+    progress = TrainingState()
     if resume and checkpoint.exists():
         progress = load_checkpoint(checkpoint, recipe, model, optimizer)
     batches = Batches(corpus.train, recipe)
@@ -220,7 +220,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def publish(staging: Path, out: Path) -> None:
-    """Move the finished files over those in `out`, one atomic rename each, the card last."""
+    """Replace the files in `out`, each by an atomic rename, the card last."""
     out.mkdir(parents=True, exist_ok=True)
     for path in sorted(staging.iterdir(), key=lambda path: path.name == "README.md"):
         partial = out / f".{path.name}.partial"
@@ -229,7 +229,7 @@ def publish(staging: Path, out: Path) -> None:
 
 
 def parse_arguments() -> tuple[argparse.Namespace, Recipe]:
-    """The options, and the recipe they describe; every field of Recipe is an option."""
+    """The options and the recipe that they give; every field of Recipe is an option."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--corpus", type=Path, default=ROOT / "../shared/corpus", metavar="FOLDER")
     parser.add_argument("--out", type=Path, default=ROOT / "gpt2kit/bundled", metavar="FOLDER")
