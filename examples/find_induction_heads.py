@@ -1,7 +1,7 @@
-"""Find the heads that let a model repeat itself, and see what it loses without the best of them.
+"""Find the heads that copy repeated text, and see how the loss grows without the best of them.
 
-You see which heads look where on random tokens said twice, a grid of where the leading induction
-head looks, and how the loss on the second half rises as induction heads are knocked out.
+You see where every head looks in random tokens that come twice, a grid of the attention of the best
+induction head, and how the loss on the second half rises as induction heads are knocked out.
 
     python examples/find_induction_heads.py [--model bundled]
 """
@@ -18,7 +18,7 @@ LENGTH = 40
 
 
 def main() -> None:
-    """Score every head, look at the best, then take the best away."""
+    """Score every head, show the best one, then knock the best ones out."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="bundled")
     gpt2 = gpt2kit.load(parser.parse_args().model)
@@ -27,8 +27,8 @@ def main() -> None:
     print(scores)
 
     layer, head, _ = scores.leading("induction", 1)[0]
-    said_twice = " the old king and the little girl went to the old king and the little"
-    print(attention_patterns(gpt2, said_twice).show(layer, head))
+    repeated = " the old king and the little girl went to the old king and the little"
+    print(attention_patterns(gpt2, repeated).show(layer, head))
 
     ids = repeated_tokens(gpt2.config.vocab_size, batch=8, length=LENGTH)
     for count in (0, 1, 3, 6):
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def loss(gpt2: gpt2kit.Runner, ids: np.ndarray, edits: list[Edit]) -> str:
-    """Nats a token, over the tokens that have been said before."""
+    """Mean nats per token of the second copy."""
     logits = gpt2.run(ids, edits=edits).logits[:, LENGTH:-1].astype(np.float64)
     logprobs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     return f"{-np.take_along_axis(logprobs, ids[:, LENGTH + 1 :, None], -1).mean():.2f}"

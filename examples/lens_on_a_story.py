@@ -1,8 +1,8 @@
 """Watch a prediction form, layer by layer, at the last words of a story.
 
-You see a grid: layers upwards, the last tokens of the story to the right, and in each cell what the
-model would say next if it stopped there. Then, for the token that really comes next, at which layer
-it first leads.
+You see a grid with one row per layer and one column per token of the end of the story. Each cell
+shows the next token that the model would predict if it stopped at that layer. Below the grid: the
+layer at which the token that really comes next first leads.
 
     python examples/lens_on_a_story.py [--model bundled]
 """
@@ -22,7 +22,7 @@ STORY = (
 
 
 def main() -> None:
-    """One lens, printed and then read."""
+    """Print one lens, then read numbers from it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="bundled")
     gpt2 = gpt2kit.load(parser.parse_args().model)

@@ -1,9 +1,9 @@
 """Find where a model keeps one word of a prompt, by activation patching.
 
-Two prompts differ in one word, and so does what follows. You see a grid: the prompt with the wrong
-word is run again and again, each time with one value of the residual stream taken from the right
-one; 1 means that this value alone brings the right answer back. Then the same for what each head
-brings to the last token.
+Two prompts differ in one word, and so do their likely continuations. The corrupt prompt is run many
+times, each time with one value of the residual stream taken from the clean prompt. You see a grid
+of the effects: 1 means that this value alone restores the right answer. A second grid shows the
+same for the output of each head at the last token.
 
     python examples/patch_a_prompt.py [--model bundled]
 """

@@ -1,9 +1,9 @@
-"""Reproduce what is published about indirect object identification in gpt2 (124M).
+"""Reproduce published results on indirect object identification in gpt2 (124M).
 
-"When John and Mary went to the shops, John gave the bag to" is followed by " Mary". You see, beside
-what the literature says: how sure the model is on the eight prompts of a well-known demo, what the
-loss of one head costs, and which heads do it (Wang et al. 2022, arXiv 2211.00593). The facts are of
-gpt2 alone: with another model, or where it cannot be had, this says so and exits with 3.
+"When John and Mary went to the shops, John gave the bag to" is followed by " Mary". You see our
+numbers beside the published ones (Wang et al. 2022, arXiv 2211.00593): how sure the model is on the
+eight prompts of a well-known demo, how much it loses without one head, and which heads do the work.
+The facts hold for gpt2 alone. With another model, or if gpt2 cannot be loaded, the exit code is 3.
 
     python examples/reproduce_ioi.py [--model gpt2]
 """
@@ -18,7 +18,7 @@ from probes.facts.real_gpt2 import NotTheRealModel, require_gpt2
 
 
 def main() -> int:
-    """The facts of IOI alone; `gpt2kit facts` checks them all."""
+    """Check the facts about IOI; `gpt2kit facts` checks all facts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="gpt2")
     try:

@@ -1,6 +1,6 @@
-"""Run one probe on two engines: torch, and onnxruntime over a file exported a moment ago.
+"""Run one probe on two engines: torch, and onnxruntime with a file that is exported first.
 
-You see the same logit lens twice, and how far apart the two are at most: rounding.
+You see the same logit lens twice, and the largest difference between them, which is rounding.
 
     python examples/same_probe_two_engines.py [--model bundled] [--prompt TEXT]
 """
@@ -17,7 +17,7 @@ from probes import logit_lens
 
 
 def main() -> None:
-    """Export, open, and hold the two answers side by side."""
+    """Export, open, and compare the two answers."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="bundled")
     parser.add_argument("--prompt", default="Alice was beginning to get very tired of")
@@ -32,9 +32,9 @@ def main() -> None:
     print(by_torch)
     print(by_onnx)
 
-    apart = np.abs(by_torch.top_logprobs - by_onnx.top_logprobs).max()
+    largest = np.abs(by_torch.top_logprobs - by_onnx.top_logprobs).max()
     same = (by_torch.top_ids[..., 0] == by_onnx.top_ids[..., 0]).mean()
-    print(f"log-probabilities differ by {apart:.1e} nats at most; {same:.0%} of top tokens agree")
+    print(f"log-probabilities differ by {largest:.1e} nats at most; {same:.0%} of top tokens agree")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Steer a model with the difference of two sets of prompts.
 
-Half of the prompts are about women, half about men. The mean difference of the residual stream
-after their last token is a direction; added while the model writes on from a prompt that is about
-neither, it decides between "her" and "his". You see the probability of both, and the text, at
-several strengths.
+Half of the prompts are about women, half about men. The mean difference of the residual stream at
+their last token is a direction. Added while the model continues a neutral prompt, the direction
+decides between "her" and "his". You see the probability of both words, and the text, at several
+strengths.
 
     python examples/steer.py [--model bundled]
 """
@@ -21,7 +21,7 @@ PROMPT, STRENGTHS = "The child put on", (-2.0, -1.0, 0.0, 1.0, 2.0)
 
 
 def main() -> None:
-    """Find the direction, measure what it does, and write with it."""
+    """Find the direction, measure its effect, and generate with it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="bundled")
     gpt2 = gpt2kit.load(parser.parse_args().model)

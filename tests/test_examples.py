@@ -1,4 +1,4 @@
-"""Every example runs as a program of its own, and shows what its head says it shows."""
+"""Every example runs as a program of its own, and shows what its docstring promises."""
 
 import ast
 import importlib.util
@@ -13,7 +13,7 @@ from rich.cells import cell_len
 
 from exporters import export_onnx
 from gpt2kit import Edit, generate, load
-from tests.probes.facts.test_facts import small
+from tests.probes.facts.support import small
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 ALL = sorted(EXAMPLES.glob("*.py"))
