@@ -6,7 +6,7 @@ al. 2022, "Causal Scrubbing"). Which replacement is fair: Zhang and Nanda 2023, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -118,11 +118,8 @@ def ablate(
     on_progress: called after each batch with (places done, all places).
     Raises InputError for an unknown kind or tap, or if there is no prompt to draw.
     """
-    check_choice("kind", kind, KINDS)
     check_integer("seed", seed, 0)
-    taps = swept_taps(over, runner.config.n_layer)
-    if kind == "mean" and "key" in axes_of(taps[0]):
-        raise InputError(f"{over} has no mean over positions; ablate z, or take another kind")
+    taps = _ablated_taps(over, kind, runner.config.n_layer)
     metric = as_metric(metric)
     rows = _rows(runner, "prompts", prompts)
     ids = metric.ids(runner, len(rows))
@@ -130,18 +127,13 @@ def ablate(
     replacements = Replacements(runner, taps, kind, rows, others, seed)
     places = Places.of(taps[0], {"head": runner.config.n_head}, each_position=False)
     progress = Progress(on_progress, len(rows) * len(taps) * len(places.each))
-    values, baseline, bases = [], [], []
+    found = list[_AblatedPrompt]()
     for i, row in enumerate(rows):
         base = BaseRun(runner, ids_up_to_metric(row, metric), taps)
         measure = Measure(metric, ids[i], log_softmax(base.logits))
-        new = replacements.values(i, base)
-        values.append(
-            [patch_places(base, tap, new[tap], places.each, measure, progress) for tap in taps]
-        )
-        baseline.append(measure.of_logits(base.logits[None])[0])
-        bases.append((len(base.ids), base.saving()))
-    shape = (len(rows), len(taps), *places.shape)
-    found, mean_baseline = np.array(values).reshape(shape), np.mean(baseline)
+        found.append(_ablate_prompt(base, replacements.values(i, base), places, measure, progress))
+    values = np.stack([one.values for one in found])
+    baseline = np.array([one.baseline for one in found])
     return Ablation(
         **model_header(runner),
         kind=kind,
@@ -149,12 +141,45 @@ def ablate(
         metric=metric.name,
         over=over,
         axes=places.axes,
-        lengths=tuple(length for length, _ in bases),
-        baseline=np.array(baseline),
-        values=found,
-        effect=found.mean(0) - mean_baseline,
-        saving=tuple(saving for _, saving in bases),
+        lengths=tuple(one.length for one in found),
+        baseline=baseline,
+        values=values,
+        effect=values.mean(0) - baseline.mean(),
+        saving=tuple(one.saving for one in found),
     )
+
+
+@dataclass(frozen=True)
+class _AblatedPrompt:
+    length: int  # tokens
+    baseline: float
+    values: Floats  # (taps, *places)
+    saving: Saving
+
+
+def _ablate_prompt(
+    base: BaseRun,
+    new: Mapping[str, Floats],
+    places: Places,
+    measure: Measure,
+    progress: Progress,
+) -> _AblatedPrompt:
+    """The metric of one prompt with each place replaced by its part of `new`, tap -> value."""
+    values = [
+        patch_places(base, tap, value, places.each, measure, progress) for tap, value in new.items()
+    ]
+    shape = (len(new), *places.shape)
+    baseline = float(measure.of_logits(base.logits[None])[0])
+    return _AblatedPrompt(len(base.ids), baseline, np.array(values).reshape(shape), base.saving())
+
+
+def _ablated_taps(over: str, kind: str, n_layer: int) -> tuple[str, ...]:
+    """The taps to ablate. Raises InputError for an unknown kind, or one without a meaning there."""
+    check_choice("kind", kind, KINDS)
+    taps = swept_taps(over, n_layer)
+    if kind == "mean" and "key" in axes_of(taps[0]):
+        raise InputError(f"{over} has no mean over positions; ablate z, or take another kind")
+    return taps
 
 
 def _rows(runner: Runner, name: str, prompts: Prompt | Sequence[Prompt]) -> list[Ints]:
