@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 class Ablation(ModelResult):
     """The metric with each head, or each layer's part, ablated at all positions."""
 
-    kind: str  # zero, mean or resample
+    ablation: str  # zero, mean or resample; `kind` in saved data is the kind of result
     put_in: str  # the replacement, in words
     metric: str
     over: str
@@ -47,6 +47,11 @@ class Ablation(ModelResult):
     values: Floats  # (prompts, *axes) the metric
     effect: Floats  # (*axes) mean over the prompts of values - baseline
     saving: tuple[Saving, ...]  # one a prompt
+
+    @property
+    def kind(self) -> str:
+        """The kind of ablation: zero, mean or resample."""
+        return self.ablation
 
     def __repr__(self) -> str:
         most = np.unravel_index(int(np.abs(self.effect).argmax()), self.effect.shape)
@@ -136,7 +141,7 @@ def ablate(
     baseline = np.array([one.baseline for one in found])
     return Ablation(
         **model_header(runner),
-        kind=kind,
+        ablation=kind,
         put_in=replacements.in_words,
         metric=metric.name,
         over=over,
