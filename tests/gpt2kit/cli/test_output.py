@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 
 import pytest
 
@@ -62,6 +61,20 @@ def test_every_command_with_a_model_has_both():
 
 
 def test_csv_is_utf8_whatever_the_terminal(folder):
-    assert os.environ  # the terminal of these tests is no matter: bytes are written
     text = run("generate", "é", "-n", "1", "--csv", "--model", folder).stdout_bytes
     assert "é".encode() in text
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify", "bench"])
+def test_files_are_described_as_data(folder, onnx_file, command):
+    args = {
+        "inspect": [onnx_file],
+        "verify": [onnx_file, "--model", folder],
+        "bench": ["--onnx", onnx_file, "--threads", "1"],
+    }[command]
+    read = json.loads(succeeded(run(command, *args, "--json")))
+    assert read["kind"]
+    assert read["schema_version"] == 1
+    rows = list(csv.DictReader(io.StringIO(succeeded(run(command, *args, "--csv")), newline="")))
+    assert rows
+    assert all(None not in row and None not in row.values() for row in rows)
