@@ -22,9 +22,9 @@ from exporters.engine.portable import PortableGraph
 from exporters.engine.readout_sessions import ReadoutSessions, Unembedding
 from exporters.file.metadata import FileMetadata
 from exporters.file.stored_weights import StoredWeights
-from gpt2kit.batch import Ids, KVCache, cache_length, prepare
+from gpt2kit.batch import Ids, KVCache, cache_length, check_run
 from gpt2kit.checks import check_integer
-from gpt2kit.errors import EngineError, InputError
+from gpt2kit.errors import EngineError
 from gpt2kit.logits import largest
 from gpt2kit.readout import Floats, Readout, check_residual, tiled
 from gpt2kit.runner import Run
@@ -124,16 +124,19 @@ class OnnxRunner:
         top_k: int | None = None,
     ) -> Run:
         """See `Runner.run`."""
-        if cache is not None and type(cache) is not self.graph.cache_type:
-            raise InputError(f"this engine needs a cache of its own, got {type(cache).__name__}")
+        checked = check_run(
+            self.config, self.graph.cache_type, ids,
+            taps=taps, edits=edits, cache=cache, lengths=lengths, last_only=last_only, top_k=top_k,
+        )  # fmt: skip
         n_layer = self.config.n_layer
-        given, edited = carried_edits(edits, self.edits, n_layer, self.path)
-        outputs = carried_taps(taps, self.taps, n_layer, self.path)
+        given, edited = carried_edits(checked.edits, self.edits, n_layer, self.path)
+        outputs = carried_taps(checked.taps, self.taps, n_layer, self.path)
         # onnxruntime must compute some output: logits, unless there are taps or a cache.
         if top_k != 0 or not (outputs or cache is not None):
             outputs = ("logits", *outputs)
-        batch = prepare(ids, lengths, cache, self.config, top_k)
-        run = self.graph.run(Request(batch, cache, outputs, given, edited, last_only, top_k))
+        run = self.graph.run(
+            Request(checked.batch, cache, outputs, given, edited, last_only, top_k)
+        )
         if top_k is None or run.top_ids is not None:
             return run
         logits, top_ids = largest(run.logits, top_k)
