@@ -104,7 +104,7 @@ class FactsReport(ModelResult):
         return facts_table(first, lines)
 
     def __eq__(self, other: object) -> bool:
-        """By what is saved: the functions of the facts are not."""
+        """Compare the saved data, which leaves out the functions that measure facts."""
         if not isinstance(other, FactsReport):
             return NotImplemented
         return self.to_dict() == other.to_dict()

@@ -60,7 +60,7 @@ def copying_score(runner: Runner) -> CopyingScores:
 
     Elhage et al. 2021. Gains are folded in and means subtracted; the denominators of both layer
     norms are taken to be the same for all tokens. OV is (vocab, vocab); its eigenvalues other than
-    0 are those of W_O C diag(g_f) U^T E C diag(g_1) W_V, which is (d_head, d_head).
+    0 are the eigenvalues of W_O C diag(g_f) U^T E C diag(g_1) W_V, which is (d_head, d_head).
     """
     config = runner.config
     through = _through_vocabulary(runner)

@@ -17,7 +17,7 @@ def qkv_weight(runner: Runner, layer: int, part: str) -> tuple[Floats, Floats]:
 
 
 def head_columns(config: GPT2Config, head: int) -> slice:
-    """Where a head's units stand among those of all heads."""
+    """The columns of one head, in a matrix with the columns of all heads side by side."""
     return slice(head * config.d_head, (head + 1) * config.d_head)
 
 

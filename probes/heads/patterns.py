@@ -70,7 +70,7 @@ class AttentionPatterns(PromptResult):
         return self.prompt_tokens
 
     def show(self, layer: int, head: int) -> HeadPattern:
-        """One head, to be printed. Raises InputError if it is not among those read."""
+        """One head, to be printed. Raises InputError if the result does not hold it."""
         heads = self.patterns.shape[1]
         if layer not in self.layers or head not in range(heads):
             have = ", ".join(map(str, self.layers))
@@ -140,7 +140,7 @@ def attention_patterns(
     layers: Selection = None,
     prepend_bos: bool = False,
 ) -> AttentionPatterns:
-    """Every head's attention from each token of a prompt to those before it.
+    """Every head's attention from each token of a prompt to the tokens before it, and to itself.
 
     prompt: text, or token ids. layers: all by default; negative ones count from the end.
     prepend_bos: put `<|endoftext|>` first.

@@ -1,7 +1,7 @@
 """The logit lens on what one attention head writes to the stream.
 
 Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits": heads add to the residual
-stream independently, and so each can be read by itself.
+stream independently, so each write can be read alone.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class HeadLens(PromptResult):
-    """What one head's write to the stream, read by itself, predicts as the next token."""
+    """The next tokens that one head's write to the stream, read alone, predicts."""
 
     layer: int
     head: int

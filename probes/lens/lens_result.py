@@ -29,7 +29,7 @@ class LogitLens(PromptResult):
     """Next-token predictions by layer and position.
 
     Rows (R) are the taps in `rows`, bottom to top of the model; the last is always the final
-    residual stream, whose statistics are the model's own. Columns (P) are `positions`.
+    residual stream, which gives the model's own prediction. Columns (P) are `positions`.
     Logarithms are natural.
     """
 
@@ -166,7 +166,7 @@ class LogitLens(PromptResult):
             probabilities=np.exp(self.top_logprobs),
             correct=self.top_ids == self.next_ids[:, None],
             lines_per_row=lines,
-            vocab_size=int(self.top_ids.max()) + 1,
+            vocab_size=int(self.top_ids.max()) + 1,  # at least; the result does not hold the size
         )  # fmt: skip
 
     def render(self) -> RenderableType:

@@ -33,7 +33,7 @@ def logit_lens(
     targets: tokens to follow: texts, each of which must be one token, its leading space included;
              or ids.
     sites:   "resid" (the embedding, then the stream after each layer), "mid" (after each
-             attention), "attn" or "mlp" (what each layer's part writes, by itself).
+             attention), "attn" or "mlp" (the write of each layer's attention or MLP alone).
     positions: which columns to keep; all by default, negative ones count from the end.
     prepend_bos: put `<|endoftext|>` first.
     Raises InputError for an empty or too long prompt, or a target that is not one token.

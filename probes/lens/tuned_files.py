@@ -1,4 +1,4 @@
-"""Files of tuned lenses: our own, and those that the paper's authors publish."""
+"""Files of tuned lenses: our own format, and the format in which the paper's authors publish."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def read_published(folder: Path) -> Parts:
     """Read config.json and params.pt. Raises CheckpointError if they do not fit each other.
 
     params.pt holds `{layer}.weight` and, unless the lens has no bias, `{layer}.bias` of torch's
-    Linear, whose weight is (out, in) as ours is.
+    Linear, whose weight is (out, in), as in our files.
     """
     import torch
 
@@ -75,7 +75,7 @@ def read_published(folder: Path) -> Parts:
 def _check_shapes(
     folder: Path, state: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Raise CheckpointError unless the tensors are those that config.json describes."""
+    """Raise CheckpointError unless names and shapes of the tensors follow from config.json."""
     found = {key: tuple(getattr(x, "shape", ())) for key, x in state.items()}
     if found == shapes:
         return

@@ -31,8 +31,8 @@ _HALF = ("float16", "bfloat16")
 class TunedLens(Result):
     """A translator h + A h + b for the embedding and for the stream after each layer but the last.
 
-    sha256: digests of the weights that it belongs to: those it was trained on, and the same weights
-    rounded to half precision. Empty for a published lens, which names no weights.
+    sha256: digests of the weights it was trained on, and of the same weights rounded to half
+    precision. Empty for a published lens, which names no weights.
     """
 
     source: str  # the model it was trained on

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class NearestTokens(ModelResult):
-    """The tokens whose vectors are nearest to what a neuron reads and to what it writes."""
+    """The tokens with vectors nearest to a neuron's input weights and to its output weights."""
 
     layer: int
     neuron: int
@@ -30,7 +30,7 @@ class NearestTokens(ModelResult):
     written_similarity: Floats  # (top_k,) cosine with the unembedding
 
     def table(self) -> list[Row]:
-        """One row for each token, those it reads first."""
+        """One row for each token, first the tokens it reads."""
         read = zip(self.read_ids, self.read_tokens, self.read_similarity, strict=True)
         written = zip(self.written_ids, self.written_tokens, self.written_similarity, strict=True)
         return [

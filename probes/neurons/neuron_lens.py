@@ -28,7 +28,7 @@ class NeuronLens(ModelResult):
     lowered: Floats  # (top_k,)
 
     def table(self) -> list[Row]:
-        """One row for each token, those raised first."""
+        """One row for each token, first the raised tokens."""
         raised = zip(self.raised_ids, self.raised_tokens, self.raised, strict=True)
         lowered = zip(self.lowered_ids, self.lowered_tokens, self.lowered, strict=True)
         return [

@@ -183,6 +183,17 @@ def test_a_readout_that_is_not_the_models_own_is_caught(torch_runner, change):
         logit_lens(Tampered(torch_runner, change), PROMPT)
 
 
+def test_the_check_is_as_coarse_as_the_weights(torch_runner):
+    def change(read):
+        return replace(read, log_z=read.log_z + 0.05)
+
+    quantised = Tampered(torch_runner, change)
+    quantised.precision = "int8"
+    assert logit_lens(quantised, PROMPT).dtype == "int8"
+    with pytest.raises(InternalError, match="this is a bug in gpt2kit"):
+        logit_lens(Tampered(torch_runner, change), PROMPT)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
