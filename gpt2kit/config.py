@@ -1,4 +1,4 @@
-"""GPT2Config: what a GPT-2 checkpoint computes; reads and writes Hugging Face's config.json."""
+"""GPT2Config: the numbers that define a GPT-2; reads and writes Hugging Face's config.json."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _HARMLESS = frozenset(
     chunk_size_feed_forward tf_legacy_loss use_bfloat16 torchscript
     """.split()  # noqa: SIM905
 )
-# Keys that change nothing as long as they are false, 0 or empty.
+# Keys that change nothing if they are false, 0 or empty.
 _HARMLESS_WHEN_OFF = frozenset(
     (
         "add_cross_attention",
@@ -65,7 +65,7 @@ _SWITCHES = (
 )
 
 
-def _whole(value: object) -> bool:
+def _is_positive_integer(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
@@ -91,11 +91,11 @@ class GPT2Config:
     def __post_init__(self) -> None:
         for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"):
             value = getattr(self, name)
-            if not _whole(value):
-                raise ConfigError(f"config: {name} = {value!r}; it must be a whole number above 0")
-        if self.n_inner is not None and not _whole(self.n_inner):
+            if not _is_positive_integer(value):
+                raise ConfigError(f"config: {name} = {value!r}; it must be a positive integer")
+        if self.n_inner is not None and not _is_positive_integer(self.n_inner):
             raise ConfigError(
-                f"config: n_inner = {self.n_inner!r}; it must be a whole number above 0, or null"
+                f"config: n_inner = {self.n_inner!r}; it must be a positive integer, or null"
             )
         for name in _SWITCHES:
             if not isinstance(getattr(self, name), bool):
@@ -134,8 +134,8 @@ class GPT2Config:
     def from_hf(cls, raw: Mapping[str, Any]) -> GPT2Config:
         """Read the content of a config.json.
 
-        Raises ConfigError for another architecture and for any key that may change the function
-        and is not implemented here.
+        Raises ConfigError for another architecture, and for any key that gpt2kit does not know and
+        that may change what the model computes.
         """
         kind, classes = raw.get("model_type"), raw.get("architectures") or []
         if (kind or "gpt2") != "gpt2":
@@ -143,7 +143,9 @@ class GPT2Config:
         if not all(str(name).startswith("GPT2") for name in classes):
             raise ConfigError(f"config: architectures is {classes}, gpt2kit reads only GPT2 models")
         if not kind and not classes:
-            raise ConfigError("config: neither model_type nor architectures says what it is")
+            raise ConfigError(
+                "config: neither model_type nor architectures says that this is a GPT-2"
+            )
         raw = {_RENAMED.get(key, key): value for key, value in raw.items()}
         if "n_ctx" in raw and raw["n_ctx"] != raw.get("n_positions", raw["n_ctx"]):
             raise ConfigError(
@@ -164,7 +166,7 @@ class GPT2Config:
 
     @classmethod
     def from_file(cls, path: str | Path) -> GPT2Config:
-        """Read a config.json. Raises ConfigError when it is not readable JSON."""
+        """Read a config.json. Raises ConfigError if it is not readable JSON, or as `from_hf`."""
         try:
             raw = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -174,7 +176,7 @@ class GPT2Config:
         return cls.from_hf(raw)
 
     def to_hf(self) -> dict[str, Any]:
-        """The content of a config.json that Hugging Face's tools read back."""
+        """The content of a config.json, as Hugging Face's tools read it."""
         return {
             "model_type": "gpt2",
             "architectures": ["GPT2LMHeadModel"],

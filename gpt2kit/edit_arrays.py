@@ -208,7 +208,7 @@ def _list(edit: Edit, axis: str) -> NDArray[np.int64]:
         index = np.zeros((0, 0))
     if index.ndim > 1 or (index.size and index.dtype.kind not in "iu"):
         raise EditError(
-            f"{as_written(edit)}: {axis} must be a whole number, a list of them, or a slice "
+            f"{as_written(edit)}: {axis} must be an integer, a list of integers, or a slice "
             "(np.flatnonzero makes a list of a mask)"
         )
     return index.astype(np.int64)

@@ -1,4 +1,4 @@
-"""Logits as numbers: log-probabilities, and the largest of them."""
+"""Functions of logits: log-probabilities, and the k largest."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def log_softmax(logits: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def largest(logits: NDArray[np.floating], k: int) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
-    """The k largest of (…, vocab), largest first and ties by id, and their ids: both (…, k).
+    """The k largest of logits (…, vocab), largest first, ties by id; and their ids: both (…, k).
 
-    NaN counts as larger than any number, so that it is not overlooked.
+    NaN counts as larger than any number, so that it shows up in the result.
     """
     if k == 0:
         return logits[..., :0], np.zeros((*logits.shape[:-1], 0), np.int64)

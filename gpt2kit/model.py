@@ -1,7 +1,7 @@
 """GPT-2, read top-down. Module names equal the keys of Hugging Face checkpoints.
 
-Axes are those of `gpt2kit.taps`. Every named place passes through `Hooks`, which edits it and then
-keeps it, if asked; with nothing asked for, a forward pass is the plain computation.
+Axes are those of `gpt2kit.taps`. The value at every tap passes through `Hooks`, which edits it and
+keeps it if the caller wants that; without taps and edits, a forward pass is the plain computation.
 
 Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"; pre-norm blocks,
 learned positions, one matrix for embedding and unembedding.
@@ -46,13 +46,16 @@ class Output(NamedTuple):
     taps: dict[str, Tensor]
 
 
-# q, k, v (batch, head, pos or key, d_head), mask -> z (batch, head, pos, d_head), its scores and
-# pattern tapped and edited on the way.
+# Attention step by step, so that its scores and pattern can be tapped and edited:
+# q, k, v (batch, head, pos or key, d_head), mask -> z (batch, head, pos, d_head).
 Look = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
 class Cache:
-    """Keys and values to attend to: here those of this run alone. Engines keep earlier ones."""
+    """Keys and values to attend to: in this class, those of this run alone.
+
+    Engines override `update` to add the keys and values of earlier runs.
+    """
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Add k and v (batch, head, pos, d_head); return all keys and values to attend to."""
@@ -70,7 +73,8 @@ class Cache:
     ) -> Tensor:
         """Attention: q, k, v (batch, pos, head, d_head) -> z, the same shape.
 
-        look: what computes it where scores or pattern are wanted; else nobody looks inside.
+        look: computes attention step by step; None, if no scores or pattern are needed, for the
+        fused kernel.
         """
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (batch, head, pos, d_head)
         k, v = self.update(layer, k, v)
@@ -89,7 +93,7 @@ class Hooks:
     ) -> None:
         self.wanted = frozenset(resolve(taps, n_layer))
         self.edits: dict[str, list[Callable[[Tensor], Tensor]]] = {}
-        for name, edit in edits.items():  # two spellings of one tap are two edits of it
+        for name, edit in edits.items():  # two spellings of one tap are two edits of this tap
             self.edits.setdefault(resolve_one(name, n_layer), []).append(edit)
         self.values: dict[str, Tensor] = {}
 
@@ -100,7 +104,7 @@ class Hooks:
     def __call__(self, name: str, x: Tensor, never: Tensor | None = None) -> Tensor:
         """Pass the value at a tap through: edit it, keep it, return it.
 
-        never: where no edit may put anything.
+        never: True where the value must stay 0 whatever the edit, as in a causal pattern.
         """
         for edit in self.edits.get(name, ()):
             x = edit(x)
@@ -112,7 +116,7 @@ class Hooks:
 
 
 class Conv1D(nn.Module):
-    """A linear layer whose weight is (in, out), as GPT-2's checkpoints have it."""
+    """A linear layer whose weight is (in, out), the layout of GPT-2's checkpoints."""
 
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__()
@@ -129,7 +133,7 @@ class Embedding(nn.Embedding):
     """A table (entries, d_model)."""
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Draw new random weights."""
         _initialise(self.weight)
 
 
@@ -137,7 +141,7 @@ class LayerNorm(nn.LayerNorm):
     """Layer norm whose denominator, sqrt(variance + eps), is a tap."""
 
     def normalise(self, x: Tensor, hooks: Hooks, scale_tap: str) -> Tensor:
-        """(batch, pos, d_model) -> the same."""
+        """(batch, pos, d_model) -> the same shape."""
         if hooks.needs(scale_tap):
             centred = at_least_float32(x - x.mean(-1, keepdim=True))
             scale = (centred.pow(2).mean(-1, keepdim=True) + self.eps).sqrt().to(x.dtype)
@@ -148,7 +152,7 @@ class LayerNorm(nn.LayerNorm):
 
 
 class Attention(nn.Module):
-    """Causal self-attention with the heads' parts as taps."""
+    """Causal self-attention; the values of every head are taps."""
 
     def __init__(self, config: GPT2Config, layer: int) -> None:
         super().__init__()
@@ -181,11 +185,11 @@ class Attention(nn.Module):
     def explicit(
         self, hooks: Hooks, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
     ) -> Tensor:
-        """A `Look`: attention with its scores and pattern at hand; scores are tapped before the
-        mask, and no edit of the pattern lets a query see what comes later, or padding.
+        """A `Look`: attention step by step. Scores are tapped before the mask is applied.
 
-        Half-precision scores and softmax are float32, as in the fused kernels, so that
-        `reorder_and_upcast_attn` holds for every checkpoint.
+        An edit of the pattern cannot make a query attend to later positions or to padding. In half
+        precision, scores and softmax are float32, as in the fused kernels; so every checkpoint is
+        computed as `reorder_and_upcast_attn` asks.
         """
         scores = at_least_float32(q) @ at_least_float32(k).transpose(-2, -1) * self.scale
         scores = hooks(f"{self.name}.attn_scores", scores)  # (batch, head, query, key)
@@ -258,13 +262,13 @@ class GPT2(nn.Module):
         edits: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
         last_only: bool = False,
     ) -> Output:
-        """Token ids (batch, pos) -> logits, and the taps asked for.
+        """Token ids (batch, pos) -> logits and the values of `taps`.
 
         positions: (batch or 1, pos), counted from 0; by default 0, 1, 2, ….
-        mask: bool, broadcastable to (batch, head, query, key), True where a query may look. None is
-              causal attention without a past, or one query that sees every key.
+        mask: bool, broadcastable to (batch, head, query, key), True where a query may attend. None
+              is causal attention without a past, or a single query that attends to every key.
         edits: tap name -> function of the value at that tap.
-        last_only: logits of the last position alone.
+        last_only: compute the logits of the last position alone.
         """
         hooks = Hooks(self.config.n_layer, taps, edits or {})
         x = self.hidden(ids, hooks, positions=positions, mask=mask, cache=cache)
@@ -279,7 +283,7 @@ class GPT2(nn.Module):
         mask: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
-        """Token ids (batch, pos) -> ln_f (batch, pos, d_model), what the unembedding reads."""
+        """Token ids (batch, pos) -> ln_f (batch, pos, d_model), the unembedding's input."""
         if positions is None:
             positions = torch.arange(ids.shape[1], device=ids.device)[None]
         embed = hooks("embed", self.wte(ids))
@@ -298,7 +302,7 @@ class GPT2(nn.Module):
         mask: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
-        """The residual stream that enters `layer`, (batch, pos, d_model) -> ln_f, the same."""
+        """The residual stream that enters `layer`, (batch, pos, d_model) -> ln_f, same shape."""
         for block in islice(self.h, layer, None):
             x = block(x, hooks, mask, cache or Cache())
         return hooks("ln_f", self.ln_f.normalise(x, hooks, "ln_f_scale"))
@@ -309,13 +313,16 @@ class GPT2(nn.Module):
 
     @property
     def unembedding(self) -> Tensor:
-        """(vocab, d_model); the embedding itself where the two are tied."""
+        """(vocab, d_model); the embedding itself if the two are tied."""
         return self.wte.weight if self.config.tie_word_embeddings else self.lm_head.weight
 
 
 def _initialise(weight: Tensor) -> None:
-    """GPT-2's normal(0, 0.02); on the meta device, where there is nothing to draw, torch would
-    import its whole distributed package to do so."""
+    """Draw weights from GPT-2's normal(0, 0.02).
+
+    Not on the meta device, which holds no numbers: torch would import its whole distributed package
+    to draw there.
+    """
     if not weight.is_meta:
         nn.init.normal_(weight, std=0.02)
 

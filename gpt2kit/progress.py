@@ -1,4 +1,4 @@
-"""Progress of long work, counted in one place and reported to one callback."""
+"""Progress of long work: pieces are counted and reported to one callback."""
 
 from __future__ import annotations
 

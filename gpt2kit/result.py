@@ -37,7 +37,7 @@ class Result:
 
     @classmethod
     def result_kind(cls) -> str:
-        """What saved data is called: the class name in words, "head scores"."""
+        """The name of this kind of result in saved data: the class name in words, "head scores"."""
         return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", cls.__name__).lower()
 
     def to_dict(self) -> dict[str, Any]:
@@ -48,9 +48,10 @@ class Result:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Rebuild the result that `to_dict` described; equal to it.
+        """Rebuild a result, equal to the one that `to_dict` was called on.
 
-        Raises InputError for another kind of result, a newer schema, or a missing field.
+        Raises InputError for another kind of result, a newer schema, a missing field, or a value of
+        a wrong type.
         """
         cls.check_header(data)
         return from_plain(cls, data)
@@ -84,7 +85,7 @@ class Result:
         return cls.from_dict(data)
 
     def table(self) -> list[Row]:
-        """Rows of plain values, one dict a row, all with the same columns."""
+        """Rows of plain values: one dict for each row, all with the same columns."""
         raise NotImplementedError
 
     def to_csv(self) -> str:
@@ -100,7 +101,7 @@ class Result:
         return pandas.DataFrame(self.table())
 
     def render(self) -> RenderableType:
-        """What rich prints in a terminal; by default the one line of `repr`."""
+        """What rich prints in a terminal; by default the `repr`."""
         from rich.text import Text
 
         return Text(repr(self))
@@ -138,7 +139,7 @@ class PromptResult(ModelResult):
 
     prompt_ids: Ints  # (N,) every token, BOS included if it was added
     prompt_tokens: tuple[str, ...]  # (N,) the same as text
-    has_bos: bool  # whether <|endoftext|> was put before the prompt
+    has_bos: bool  # whether <|endoftext|> was put first
 
 
 def model_header(runner: Runner) -> dict[str, Any]:
@@ -147,7 +148,7 @@ def model_header(runner: Runner) -> dict[str, Any]:
 
 
 def prompt_header(runner: Runner, ids: Ints, *, has_bos: bool = False) -> dict[str, Any]:
-    """The fields of `PromptResult`. ids: (N,) the prompt as it was run."""
+    """The fields of `PromptResult`. ids: (N,) the prompt as it was run, BOS included."""
     tokens = token_texts(runner, ids)
     return model_header(runner) | {"prompt_ids": ids, "prompt_tokens": tokens, "has_bos": has_bos}
 
@@ -178,14 +179,14 @@ def as_csv(rows: Sequence[Row]) -> str:
 
 
 def as_html(what: RenderableType) -> str:
-    """An HTML fragment, in colour, that scrolls sideways where it is wider than 120 columns."""
+    """An HTML fragment, in colour. Grids wider than 120 columns scroll sideways."""
     from rich.console import Console
     from rich.measure import Measurement
     from rich.table import Table
     from rich.text import Text
 
     room = Console(file=io.StringIO(), width=100_000)
-    needs = 0  # grids tell how wide they are; text and tables fit any width
+    needs = 0  # text and tables adapt to any width; grids have a width of their own
     if hasattr(what, "__rich_measure__") and not isinstance(what, Table | Text):
         needs = Measurement.get(room, room.options, what).maximum
     console = Console(

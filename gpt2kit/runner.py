@@ -1,4 +1,4 @@
-"""The seam between engines and probes: Runner, and what one run gives.
+"""The seam between engines and probes: the protocol Runner, and the result of one run.
 
 numpy on both sides; nothing here imports torch or onnxruntime.
 """
@@ -20,7 +20,7 @@ from gpt2kit.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model came from: what it is called, and the commit of a hub id."""
+    """Where a model came from: its name, and the commit if the name is a hub id."""
 
     model: str
     revision: str | None = None
@@ -31,14 +31,14 @@ class Source:
 
 @dataclass(frozen=True)
 class Run:
-    """What one run gives.
+    """The result of one run.
 
     logits: (batch, pos, vocab), or (batch, 1, vocab) with last_only; float32 (float64 if the model
-            is). Rows shorter than the longest hold undefined values past their length. With top_k,
-            the last axis is the k largest, largest first.
+            is). Past the length of a shorter row, values are undefined. With top_k, the last axis
+            holds the k largest, largest first.
     taps:   any spelling of a tap -> its value after edits, axes as in `gpt2kit.taps`.
     cache:  the advanced cache, if one was given.
-    top_ids: with top_k, the tokens of these logits, of the same shape; else None.
+    top_ids: with top_k, the token ids of these logits, of the same shape; else None.
     """
 
     logits: Floats
@@ -48,7 +48,7 @@ class Run:
 
 
 class Runner(Protocol):
-    """An engine that runs one GPT-2. Probes know nothing else of engines."""
+    """An engine that runs one GPT-2. Probes use engines through this protocol alone."""
 
     config: GPT2Config
     tokenizer: Tokenizer | None
@@ -61,7 +61,7 @@ class Runner(Protocol):
 
     @property
     def precision(self) -> str:
-        """How the weights are stored: `dtype`, or "int8", "int4", "int4-all" if quantised."""
+        """The format of the weights: `dtype`, or "int8", "int4", "int4-all" if quantised."""
         ...
 
     @property
@@ -82,14 +82,15 @@ class Runner(Protocol):
     ) -> Run:
         """Run token ids (batch, pos), or one row, or rows of unequal length.
 
-        taps:    names, aliases or globs of what to return.
+        taps:    names, aliases or globs of the taps to return.
         edits:   `Edit`s, applied in order (the torch engine also takes (tap, function) pairs).
-        cache:   from `new_cache` or an earlier run; positions go on where it ended.
-        lengths: (batch,) how many of the columns of `ids` are tokens; the rest is right padding.
-        last_only: logits of the last token of each row alone.
-        top_k:   only the k largest logits of each position, and which tokens they belong to; 0 is
-                 for a run that is made for its taps or its cache, and leaves out the unembedding
-                 (a portable graph computes all logits nevertheless, as with last_only).
+        cache:   from `new_cache` or an earlier run; positions continue where it ended.
+        lengths: (batch,) number of tokens in each row of `ids`; the rest is right padding.
+        last_only: return the logits of the last token of each row alone.
+        top_k:   return only the k largest logits of each position, and their token ids. 0 leaves
+                 out the unembedding, for a run that is made for its taps or its cache (a portable
+                 graph computes all logits nevertheless, as with last_only).
+        Raises InputError, or TapError or EditError, which are InputErrors, before any work is done.
         """
         ...
 
@@ -109,17 +110,19 @@ class Runner(Protocol):
         ...
 
     def unembed(self, resid: Floats) -> Floats:
-        """Logits (…, vocab) of a few residual vectors (…, d_model), read through ln_f and the
-        unembedding. Statistics of many are for `readout`, which never holds all logits."""
+        """Logits (…, vocab) of a few residual vectors (…, d_model), through ln_f and unembedding.
+
+        For many vectors use `readout`, which never holds all logits.
+        """
         ...
 
     def weight(self, name: str) -> Floats:
-        """A weight by its name in the checkpoint, as it is laid out there: "wte.weight",
-        "h.3.attn.c_attn.weight" (in, out), …; "lm_head.weight" is the unembedding, tied or not.
+        """A weight by its name in the checkpoint, in the layout that it has there.
 
-        float32 (float64 if the model is), read-only: it may be the engine's own memory. Of a
-        quantised file, what its whole numbers stand for. Raises InputError, with the nearest name,
-        if there is no such weight.
+        "wte.weight", "h.3.attn.c_attn.weight" (in, out), …; "lm_head.weight" is the unembedding,
+        tied or not. float32 (float64 if the model is); weights of a quantised file are dequantised.
+        Read-only, as it may be the engine's own memory. Raises InputError for an unknown name, with
+        the nearest one.
         """
         ...
 

@@ -1,6 +1,6 @@
-"""GPT-2 once more, as plainly as it can be said: full sequences, no cache, no fused kernels.
+"""A second, plain implementation of GPT-2: full sequences, no cache, no fused kernels.
 
-What the tests hold the real model against. Written from the paper's formulas, not from model.py.
+Tests compare the real model with it. It was written from the papers' formulas, not from model.py.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from gpt2kit import GPT2
 def forward(
     model: GPT2, ids: np.ndarray, change: dict[str, Callable[[Tensor], Tensor]] | None = None
 ) -> dict[str, np.ndarray]:
-    """Every tap, and `logits`; `change` is what to do to the value of a tap."""
+    """The values of every tap, and `logits`. change: tap -> function that edits its value."""
     config, weights, change = model.config, model.state_dict(), change or {}
     values: dict[str, Tensor] = {}
 

@@ -120,7 +120,7 @@ def double() -> TorchRunner:
     return TorchRunner(random_model(config, seed=1, dtype=torch.float64), byte_tokenizer())
 
 
-# Of the bundled model quantised: whatever a test reads, so that one file of a kind serves all.
+# All taps that tests read of the quantised bundled model, so that one file of each kind is enough.
 QUANTISED_TAPS = ("*embed", "ln_f_scale", "*.resid_*", "*.z", "*.attn_out", "*.mlp_*")
 
 
@@ -130,7 +130,7 @@ def bundled() -> TorchRunner:
 
 
 def export_once(runner: TorchRunner, tmp_path_factory):
-    """file(profile, taps, edits, quantize) -> the file of `runner`, each made once."""
+    """A function (profile, taps, edits, quantize) -> exported file of `runner`, each made once."""
     from exporters import export_onnx
 
     @cache

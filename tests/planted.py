@@ -1,21 +1,21 @@
-"""A GPT-2 whose every weight was set by hand, so that tests know what its heads do.
+"""A GPT-2 whose weights are all set by hand, so that tests know what each head does.
 
-Two layers of four heads, 40 tokens `w0` … `w39`, 64 positions. The residual stream holds, in
-dimensions of their own: which token this is (one-hot), which position (one-hot), the token before
-(written by head 0.1), the next token (written by head 1.2, read by the unembedding), and in the
-dimension CLASS whether the token's number is even (+1) or odd (-1), with its opposite in
-COUNTERWEIGHT so that the stream's mean is the same for every token.
+Two layers of four heads, 40 tokens `w0` … `w39`, 64 positions. Separate dimensions of the residual
+stream hold: this token (one-hot), its position (one-hot), the token before (written by head 0.1),
+and the next token (written by head 1.2, read by the unembedding). The dimension CLASS holds +1 if
+the token's number is even and -1 if it is odd; COUNTERWEIGHT holds the opposite, so that the
+stream's mean is the same for every token.
 
-    0.0  looks at its own position            writes nothing     CURRENT
-    0.1  looks at the position before         copies the token   PREVIOUS
-    0.3  looks at earlier copies of its token writes nothing     DUPLICATE
-    1.0  looks at position 0                  writes nothing     FIRST
-    1.2  looks at what came after an earlier  copies the token   INDUCTION
+    0.0  attends to its own position             writes nothing     CURRENT
+    0.1  attends to the position before          copies the token   PREVIOUS
+    0.3  attends to earlier copies of its token  writes nothing     DUPLICATE
+    1.0  attends to position 0                   writes nothing     FIRST
+    1.2  attends to the token after an earlier   copies the token   INDUCTION
          copy of its token: matches its token to what 0.1 wrote (K-composition)
-    0.2, 1.1, 1.3 look everywhere alike and write nothing, as do both MLPs
+    0.2, 1.1, 1.3 attend to all positions equally and write nothing; both MLPs write nothing
 
-Where heads are as sharp as here, the stream has the same mean and variance at each position of a
-layer; gain and bias of each layer norm undo it, so that it changes nothing (ln_f sharpens).
+With heads as sharp as these, the stream has the same mean and variance at each position of a layer.
+Gain and bias of each layer norm are set to undo the normalisation (ln_f sharpens as well).
 """
 
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ CONFIG = GPT2Config(
     eos_token_id=None,
 )
 
-# Where in the residual stream each thing is.
+# Dimensions of the residual stream.
 TOKEN = slice(0, VOCAB)
 POSITION = slice(VOCAB, VOCAB + POSITIONS)
 BEFORE = slice(POSITION.stop, POSITION.stop + VOCAB)
@@ -52,9 +52,9 @@ NEXT = slice(BEFORE.stop, BEFORE.stop + VOCAB)
 CLASS = NEXT.stop
 COUNTERWEIGHT = CLASS + 1
 
-NEURON, READS, WRITES = (1, 2), "w5", "w9"  # what `plant_neuron` adds
+NEURON, READS, WRITES = (1, 2), "w5", "w9"  # the neuron that `plant_neuron` adds
 
-SHARP = 20.0  # by how much the score of what a head looks for is above the others
+SHARP = 20.0  # attention score of the key that a head looks for; that of other keys is 0
 CERTAIN = 12.0  # the logit of the token that the induction head copies
 
 
@@ -82,7 +82,7 @@ def planted_model() -> GPT2:
     for weight in model.parameters():
         weight.zero_()
     _embed(model)
-    # What each layer norm reads: so many ones in the stream, and the class (+1 and -1).
+    # Number of ones in the stream that each layer norm reads, beside the class (+1 and -1).
     _undo(model.h[0].ln_1, ones=2)
     _undo(model.h[1].ln_1, ones=3)
     _undo(model.ln_f, ones=4)
@@ -143,7 +143,7 @@ def _plant(model: GPT2) -> None:
 
 
 def plant_neuron(model: GPT2) -> None:
-    """A neuron of the last MLP that is active at one word, and calls another the next."""
+    """Add a neuron to the last MLP: it is active at READS and raises the logit of WRITES."""
     block, number = model.h[NEURON[0]], NEURON[1]
     _undo(block.ln_2, ones=4)
     block.mlp.c_fc.weight[int(READS[1:]), number] = 2
@@ -152,7 +152,7 @@ def plant_neuron(model: GPT2) -> None:
 
 
 def planted_tokenizer() -> Tokenizer:
-    """Words `w0` to `w39`, parted by spaces."""
+    """Words `w0` to `w39`, separated by spaces."""
     vocab = {f"w{i}": i for i in range(VOCAB)}
     inner = tokenizers.Tokenizer(models.WordLevel(vocab, unk_token="w0"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

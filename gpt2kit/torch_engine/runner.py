@@ -28,7 +28,10 @@ from gpt2kit.weight_names import weight_shape
 
 
 class TorchRunner:
-    """A Runner on torch; `model` is the module itself."""
+    """A Runner on torch. `model` is the module itself.
+
+    It also meets `LayerRunner`: `run_from` starts at a later layer.
+    """
 
     def __init__(
         self, model: GPT2, tokenizer: Tokenizer | None = None, source: Source | None = None
@@ -50,7 +53,7 @@ class TorchRunner:
 
     @property
     def dtype(self) -> str:
-        """What the weights are: "float32", …."""
+        """See `Runner.dtype`; the dtype of the weights."""
         return str(self._dtype).removeprefix("torch.")
 
     @property
@@ -60,9 +63,9 @@ class TorchRunner:
 
     @cached_property
     def weights_sha256(self) -> str:
-        """See `Runner.weights_sha256`. Computed once: later changes in place are not noticed.
+        """See `Runner.weights_sha256`. Computed once: later changes in place are not seen.
 
-        Half-precision weights are hashed as float32 numbers, as in a file exported in that dtype.
+        Half-precision weights are hashed as float32, like those of a file exported in that dtype.
         """
         half = self._dtype in (torch.float16, torch.bfloat16)
         return weights_sha256(self.model, self._dtype if half else None)
@@ -196,10 +199,10 @@ class TorchRunner:
         return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(self.device)
 
     def _mask(self, batch: Batch) -> Tensor | None:
-        """(1 or batch, 1, query, key), or None where plain causal attention is right.
+        """(1 or batch, 1, query, key) bool, or None if plain causal attention is right.
 
-        Padding is on the right and so always later than what may look; no row of the mask is
-        empty.
+        Padding is on the right, later than every token of its row; so a causal mask over absolute
+        positions hides it, and no row of the mask is empty.
         """
         start, pos = batch.starts[0], batch.ids.shape[1]
         if batch.uniform and (start == 0 or pos == 1):

@@ -127,7 +127,7 @@ def test_scales_of_attention():
         ({"activation_function": "mish"}, "activation_function = 'mish' is not one of gelu_new"),
         ({"activation_function": ["gelu"]}, "activation_function"),
         ({"n_head": 7}, "n_embd = 768 is not divisible by n_head = 7"),
-        ({"n_layer": 0}, "n_layer = 0; it must be a whole number above 0"),
+        ({"n_layer": 0}, "n_layer = 0; it must be a positive integer"),
         ({"n_layer": True}, "n_layer = True; it must be"),
         ({"n_embd": 76.8}, "n_embd = 76.8; it must be"),
         ({"vocab_size": None}, "vocab_size = None; it must be"),

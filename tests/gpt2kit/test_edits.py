@@ -399,7 +399,7 @@ def test_an_edit_is_numpy_indexing(drawn):
         (Edit.zero(Z, pos=[0, 9]), "out of range; the size is 9"),
         (Edit.zero(Z, pos=-10), "out of range"),
         (Edit.zero(Z, d_model=3), "has no axis 'd_model'; its axes are"),
-        (Edit.zero(Z, head=1.5), "whole number"),
+        (Edit.zero(Z, head=1.5), "must be an integer, a list of integers"),
         (Edit.zero(Z, head=np.array([True, False, True])), "mask"),
         (Edit.replace(RESID, "loud"), "must be numbers"),
         ((RESID, lambda x: x[:, :1]), r"must return shape \(2, 9, 24\), got \(2, 1, 24\)"),
