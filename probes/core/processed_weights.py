@@ -1,8 +1,8 @@
-"""Weights rewritten so that they are easier to read, with the predictions left as they are.
+"""Weights rewritten so that they are easier to read; the predictions stay the same.
 
-Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits": a layer norm's gain and
-bias are linear and can be part of the matrices that read it, and it removes the mean over d_model,
-which need then not be written; nor does a softmax see what all logits have in common.
+Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits". A layer norm's gain and
+bias are linear, so the matrices that read the norm can absorb them. A layer norm subtracts the mean
+over d_model, so nothing needs to write one. A softmax ignores what is common to all logits.
 """
 
 from __future__ import annotations
@@ -26,20 +26,21 @@ def processed(
     centre_writing: bool = True,
     centre_unembed: bool = True,
 ) -> TorchRunner:
-    """A runner over a separate model with the same log-probabilities; `runner` stays as it is.
+    """A runner over a new model with the same log-probabilities (torch only).
 
-    fold_ln: gains and biases of ln_1 and ln_2 go into c_attn and c_fc, the gain of ln_f into the
-        unembedding. What is left of ln_1 and ln_2 is gain 1 and bias 0. The bias of ln_f, which
-        would need a bias for each token, stays a vector, divided by the gain; a coordinate
-        whose gain is 0 stays as it was.
-    centre_writing: everything that is added to the residual stream (both embeddings, and
-        c_proj of attention and MLP) has mean 0 over d_model.
-    centre_unembed: each coordinate of the unembedding has mean 0 over the vocabulary. This moves
-        all logits of a position by one number; the two others leave logits as they are.
+    fold_ln: fold gains and biases of ln_1 and ln_2 into c_attn and c_fc, and the gain of ln_f into
+        the unembedding. ln_1 and ln_2 keep gain 1 and bias 0. The bias of ln_f stays a vector,
+        divided by the gain, as folding it would need a bias for each token; a coordinate whose gain
+        is 0 keeps its bias.
+    centre_writing: give everything that is added to the residual stream (both embeddings, and
+        c_proj of attention and MLP) mean 0 over d_model.
+    centre_unembed: give each coordinate of the unembedding mean 0 over the vocabulary. This shifts
+        all logits of a position by one number; the other two steps do not change logits.
 
-    Embedding and unembedding are two matrices in the new model (`tie_word_embeddings` False).
-    Equality holds to the rounding of the model's dtype. `source` says what was done. Raises
-    InputError if nothing is asked for.
+    `runner` is unchanged. Embedding and unembedding are two matrices in the new model
+    (`tie_word_embeddings` False).
+    Equality holds up to the rounding of the model's dtype. `source` names the steps. Raises
+    InputError if all steps are off.
     """
     import torch
 
@@ -61,7 +62,7 @@ def processed(
     }
     weights.setdefault("lm_head.weight", weights["wte.weight"].clone())
     if fold_ln:
-        _fold(weights, runner.config.n_layer)
+        _fold_layer_norms(weights, runner.config.n_layer)
     if centre_writing:
         _centre_writing(weights)
     if centre_unembed:
@@ -74,8 +75,8 @@ def processed(
     return TorchRunner(model.eval().requires_grad_(False), runner.tokenizer, source)
 
 
-def _fold(weights: dict[str, Tensor], n_layer: int) -> None:
-    """(x g + b) W + c = x (g W) + (b W + c): every layer norm into what reads it."""
+def _fold_layer_norms(weights: dict[str, Tensor], n_layer: int) -> None:
+    """Fold every layer norm into its reader: (x g + b) W + c = x (g W) + (b W + c)."""
     for i in range(n_layer):
         for norm, reader in (("ln_1", "attn.c_attn"), ("ln_2", "mlp.c_fc")):
             gain, bias = weights[f"h.{i}.{norm}.weight"], weights[f"h.{i}.{norm}.bias"]
@@ -85,14 +86,14 @@ def _fold(weights: dict[str, Tensor], n_layer: int) -> None:
             gain.fill_(1)
             bias.zero_()
     gain, bias = weights["ln_f.weight"], weights["ln_f.bias"]
-    used = gain != 0  # (x g + b) W = (x + b / g) (g W), but where g is 0
+    used = gain != 0  # (x g + b) W = (x + b / g) (g W) holds where g is not 0
     weights["lm_head.weight"] *= gain.where(used, 1)
     weights["ln_f.bias"] = (bias / gain).where(used, bias)
     weights["ln_f.weight"] = used.to(gain.dtype)
 
 
 def _centre_writing(weights: dict[str, Tensor]) -> None:
-    """d_model is the last axis of all that is added to the residual stream."""
+    """Subtract the mean over d_model, the last axis of every weight that writes to the stream."""
     for name, x in weights.items():
         if name.startswith(("wte.", "wpe.")) or ".c_proj." in name:
             x -= x.mean(-1, keepdim=True)
