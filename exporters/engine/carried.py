@@ -4,36 +4,30 @@ does not."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gpt2kit.edit_arrays import listed
 from gpt2kit.edits import Edit
 from gpt2kit.errors import EditError, TapError
 from gpt2kit.taps import resolve
 
 
-def carried_taps(
-    taps: str | Iterable[str], carried: Sequence[str], n_layer: int, path: Path
-) -> tuple[str, ...]:
-    """The canonical names of `taps`. Raises TapError if the file does not carry one of them."""
-    names = resolve(taps, n_layer)
-    if missing := [tap for tap in names if tap not in carried]:
+def check_taps(taps: Sequence[str], carried: Sequence[str], path: Path) -> None:
+    """Raise TapError if the file does not carry one of these taps (canonical names)."""
+    if missing := [tap for tap in taps if tap not in carried]:
         raise TapError(f"{path.name} does not carry the tap {_how_to_export(missing, 'taps')}")
-    return names
 
 
-def carried_edits(
-    edits: Any, carried: Sequence[str], n_layer: int, path: Path
-) -> tuple[list[Edit], list[str]]:
-    """The edits as a list, and the taps that they edit.
+def edited_taps(
+    edits: Sequence[Any], carried: Sequence[str], n_layer: int, path: Path
+) -> tuple[str, ...]:
+    """The taps that are edited.
 
     Raises EditError for a function, and for an edit that the file has no inputs for.
     """
-    given = listed(edits)
     edited: list[str] = []
-    for edit in given:
+    for edit in edits:
         if not isinstance(edit, Edit):
             raise EditError(
                 f"{path.name}: {edit!r} is not an Edit; functions run on the torch engine"
@@ -41,7 +35,7 @@ def carried_edits(
         edited += resolve(edit.tap, n_layer)
     if missing := [tap for tap in dict.fromkeys(edited) if tap not in carried]:
         raise EditError(f"{path.name} takes no edit of {_how_to_export(missing, 'edits')}")
-    return given, edited
+    return tuple(edited)
 
 
 def _how_to_export(missing: Sequence[str], option: str) -> str:

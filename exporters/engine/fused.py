@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -28,7 +28,7 @@ from gpt2kit.taps import SCORES, axes_of
 CHUNK = 256
 
 
-class FusedGraph(Graph):
+class FusedGraph(Graph[InPlaceCache]):
     """Runs long prompts in chunks on a CPU, and single tokens by a step that is bound once."""
 
     cache_type = InPlaceCache
@@ -37,20 +37,19 @@ class FusedGraph(Graph):
         """See `Graph.new_cache`; the whole length is allocated."""
         return InPlaceCache(self.empty(batch_size, length), np.zeros(batch_size, np.int64), length)
 
-    def run(self, request: Request) -> Run:
+    def run(self, request: Request[InPlaceCache]) -> Run:
         """See `Graph.run`."""
-        cache = cast("InPlaceCache | None", request.cache)
-        if cache is not None and _is_plain_step(request):
-            return self._decode(request, cache)
-        return self._run_chunks(request, cache)
+        if request.cache is not None and _is_plain_step(request):
+            return self._decode(request, request.cache)
+        return self._run_chunks(request)
 
     # One token more in every row
 
-    def _decode(self, request: Request, cache: InPlaceCache) -> Run:
+    def _decode(self, request: Request[InPlaceCache], cache: InPlaceCache) -> Run:
         batch, decoder = request.batch, cache.decoder
         if decoder is None or decoder.session is not self.sessions.lean:  # another runner's
             decoder = Decoder(self._step_graph, cache.past, cache.max_length)
-        feeds = edit_feeds(request.edits, self.config, batch.chunk(cached=True))
+        feeds = edit_feeds(request.edits, self.config, request.chunk)
         logits, top_ids = self._take(
             self.sessions.attempt(lambda: decoder(batch, feeds)), request.top_k
         )
@@ -84,12 +83,12 @@ class FusedGraph(Graph):
 
     # Any number of tokens
 
-    def _run_chunks(self, request: Request, cache: InPlaceCache | None) -> Run:
-        batch = request.batch
+    def _run_chunks(self, request: Request[InPlaceCache]) -> Run:
+        batch, cache = request.batch, request.cache
         chunks = split_run(batch, self._chunk_size(request))
         if len(chunks) > 1:  # an edit that does not fit must be refused before any chunk has run
-            edit_feeds(request.edits, self.config, batch.chunk(cached=cache is not None))
-        past, presents = self._buffers(request, cache, len(chunks))
+            edit_feeds(request.edits, self.config, request.chunk)
+        past, presents = self._buffers(request, len(chunks))
         found = [
             self._run_chunk(request, chunk, columns, past, presents)
             for chunk, columns in zip(chunks, _logits_columns(request, chunks), strict=True)
@@ -102,7 +101,7 @@ class FusedGraph(Graph):
         advanced = InPlaceCache(cache.past, ends, cache.max_length, cache.decoder)
         return Run(run.logits, run.taps, advanced)
 
-    def _chunk_size(self, request: Request) -> int:
+    def _chunk_size(self, request: Request[InPlaceCache]) -> int:
         """Number of columns that run together."""
         rows, columns = map(int, request.batch.ids.shape)
         if rows > 1 and columns > 1 and request.batch.starts.any():
@@ -116,13 +115,13 @@ class FusedGraph(Graph):
         return CHUNK if columns > CHUNK else columns
 
     def _buffers(
-        self, request: Request, cache: InPlaceCache | None, chunks: int
+        self, request: Request[InPlaceCache], chunks: int
     ) -> tuple[Sequence[ort.OrtValue], dict[str, ort.OrtValue | None]]:
         """Keys and values that go in, and where those that come out are written.
 
         Without a cache, several chunks share buffers of this run, and one chunk keeps nothing.
         """
-        rows, columns = request.batch.ids.shape
+        (rows, columns), cache = request.batch.ids.shape, request.cache
         if cache is None and chunks == 1:
             return self.empty(rows), {}
         past = self.empty(rows, columns) if cache is None else cache.past
@@ -130,7 +129,7 @@ class FusedGraph(Graph):
 
     def _run_chunk(
         self,
-        request: Request,
+        request: Request[InPlaceCache],
         chunk: Batch,
         columns: NDArray[np.int64],
         past: Sequence[ort.OrtValue],
@@ -150,7 +149,7 @@ class FusedGraph(Graph):
         values = self.execute(call)[: len(request.outputs)]
         return [value.numpy() for value in values]
 
-    def _result(self, request: Request, found: list[list[NDArray[Any]]]) -> Run:
+    def _result(self, request: Request[InPlaceCache], found: list[list[NDArray[Any]]]) -> Run:
         """Logits and taps of all chunks, joined."""
         batch = request.batch
         arrays = {
@@ -165,7 +164,7 @@ class FusedGraph(Graph):
         return Run(logits, self.tap_dict(arrays), None)
 
 
-def _is_plain_step(request: Request) -> bool:
+def _is_plain_step(request: Request[InPlaceCache]) -> bool:
     """Whether the bound decode step can run this: one token a row, logits alone, and no edit of
     scores (its mask is as wide as the cache, so that scores would have more keys)."""
     return (
@@ -179,7 +178,9 @@ def _is_score(name: str) -> bool:
     return name != "logits" and axes_of(name) == SCORES
 
 
-def _logits_columns(request: Request, chunks: Sequence[Batch]) -> list[NDArray[np.int64]]:
+def _logits_columns(
+    request: Request[InPlaceCache], chunks: Sequence[Batch]
+) -> list[NDArray[np.int64]]:
     """For each chunk, the columns that get logits, (1, kept); -1 is the last token of each row."""
     none = np.zeros((1, 0), np.int64)
     if "logits" not in request.outputs:

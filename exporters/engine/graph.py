@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Generic
 
 import numpy as np
 import onnxruntime as ort
@@ -14,27 +15,23 @@ from exporters.engine.edit_feeds import EditFeeds
 from exporters.engine.file_sessions import FileSessions
 from exporters.engine.ort_values import ELEMENT, zeros
 from exporters.file.names import LOGITS_POSITIONS, past_names, present_names
-from gpt2kit.batch import Batch, KVCache
+from gpt2kit.batch import Batch, CacheT, RunInput
 from gpt2kit.config import GPT2Config
-from gpt2kit.edits import Edit
 from gpt2kit.readout import Floats
 from gpt2kit.runner import Run
 from gpt2kit.taps import TapDict
 
 
 @dataclass(frozen=True)
-class Request:
-    """The checked arguments of one run.
+class Request(RunInput[CacheT]):
+    """The checked arguments of one run, all of which this file carries.
 
-    outputs: names to fetch, taps and perhaps "logits". edited: the taps that `edits` edit. For the
-    rest, see `Runner.run`.
+    outputs: names to fetch: the taps, and "logits" unless the run leaves them out. edited: the taps
+    that are edited.
     """
 
-    batch: Batch
-    cache: KVCache | None
     outputs: tuple[str, ...]
-    edits: Sequence[Edit]
-    edited: Sequence[str]
+    edited: tuple[str, ...]
     last_only: bool
     top_k: int | None
 
@@ -58,10 +55,10 @@ class GraphCall:
     logits_positions: NDArray[np.int64] | None = None
 
 
-class Graph(ABC):
+class Graph(ABC, Generic[CacheT]):
     """One profile of exported graph: how its inputs are made, and how its cache goes on."""
 
-    cache_type: type[KVCache]
+    cache_type: type[CacheT]
 
     def __init__(self, sessions: FileSessions, config: GPT2Config, dtype: str) -> None:
         self.sessions, self.config, self.element = sessions, config, ELEMENT[dtype]
@@ -69,14 +66,14 @@ class Graph(ABC):
         self.present_names = present_names(config.n_layer)
 
     @abstractmethod
-    def run(self, request: Request) -> Run:
-        """Run a request whose cache, if any, is of `cache_type`.
+    def run(self, request: Request[CacheT]) -> Run:
+        """Run a request.
 
         With top_k, a graph may give all logits, or choose the largest itself.
         """
 
     @abstractmethod
-    def new_cache(self, batch_size: int, length: int) -> KVCache:
+    def new_cache(self, batch_size: int, length: int) -> CacheT:
         """An empty cache."""
 
     def empty(self, batch_size: int, length: int = 0) -> list[ort.OrtValue]:

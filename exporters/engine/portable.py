@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
@@ -16,7 +14,7 @@ from exporters.engine.run_chunks import last_logits
 from gpt2kit.runner import Run
 
 
-class PortableGraph(Graph):
+class PortableGraph(Graph[OnnxCache]):
     """Runs all columns at once. Padding leaves gaps in the cache, which its `slots` tell apart."""
 
     cache_type = OnnxCache
@@ -26,10 +24,9 @@ class PortableGraph(Graph):
         slots, lengths = np.zeros((batch_size, 0), bool), np.zeros(batch_size, np.int64)
         return OnnxCache(self.empty(batch_size), slots, lengths, length)
 
-    def run(self, request: Request) -> Run:
+    def run(self, request: Request[OnnxCache]) -> Run:
         """See `Graph.run`."""
-        batch, cache = request.batch, cast("OnnxCache | None", request.cache)
-        cached = cache is not None
+        batch, cache = request.batch, request.cache
         before = cache or self.new_cache(len(batch.ids), self.config.n_positions)
         is_token = np.arange(batch.ids.shape[1]) < batch.lengths[:, None]
         slots = np.concatenate([before.slots, is_token], axis=1)
@@ -38,8 +35,8 @@ class PortableGraph(Graph):
             mask=slots,
             past=before.past,
             outputs=request.outputs,
-            presents=dict.fromkeys(self.present_names) if cached else {},
-            edits=edit_feeds(request.edits, self.config, batch.chunk(cached=cached), slots),
+            presents={} if cache is None else dict.fromkeys(self.present_names),
+            edits=edit_feeds(request.edits, self.config, request.chunk, slots),
         )
         values = self.execute(call)
         run = self._result(request, slots, values[: len(request.outputs)])
@@ -51,7 +48,7 @@ class PortableGraph(Graph):
         return Run(run.logits, run.taps, advanced)
 
     def _result(
-        self, request: Request, slots: NDArray[np.bool_], values: list[ort.OrtValue]
+        self, request: Request[OnnxCache], slots: NDArray[np.bool_], values: list[ort.OrtValue]
     ) -> Run:
         """Logits and taps, keys at absolute positions."""
         batch = request.batch

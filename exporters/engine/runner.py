@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import ArrayLike, NDArray
 
-from exporters.engine.carried import carried_edits, carried_taps
+from exporters.engine.carried import check_taps, edited_taps
 from exporters.engine.file_sessions import FileSessions
 from exporters.engine.fused import FusedGraph
 from exporters.engine.graph import Graph, Request
@@ -30,7 +30,7 @@ from gpt2kit.readout import Floats, Readout, check_residual, tiled
 from gpt2kit.runner import Run
 from gpt2kit.tokenizer import Tokenizer
 
-GRAPHS: dict[str, type[Graph]] = {"portable": PortableGraph, "fused": FusedGraph}
+GRAPHS: dict[str, type[Graph[Any]]] = {"portable": PortableGraph, "fused": FusedGraph}
 
 
 def open_onnx(
@@ -124,19 +124,22 @@ class OnnxRunner:
         top_k: int | None = None,
     ) -> Run:
         """See `Runner.run`."""
-        checked = check_run(
+        given = check_run(
             self.config, self.graph.cache_type, ids,
             taps=taps, edits=edits, cache=cache, lengths=lengths, last_only=last_only, top_k=top_k,
         )  # fmt: skip
-        n_layer = self.config.n_layer
-        given, edited = carried_edits(checked.edits, self.edits, n_layer, self.path)
-        outputs = carried_taps(checked.taps, self.taps, n_layer, self.path)
+        edited = edited_taps(given.edits, self.edits, self.config.n_layer, self.path)
+        check_taps(given.taps, self.taps, self.path)
+        outputs = given.taps
         # onnxruntime must compute some output: logits, unless there are taps or a cache.
         if top_k != 0 or not (outputs or cache is not None):
             outputs = ("logits", *outputs)
         run = self.graph.run(
-            Request(checked.batch, cache, outputs, given, edited, last_only, top_k)
-        )
+            Request(
+                given.batch, given.taps, given.edits, given.cache,
+                outputs=outputs, edited=edited, last_only=last_only, top_k=top_k,
+            )
+        )  # fmt: skip
         if top_k is None or run.top_ids is not None:
             return run
         logits, top_ids = largest(run.logits, top_k)
@@ -144,7 +147,9 @@ class OnnxRunner:
 
     def new_cache(self, batch_size: int = 1, max_length: int | None = None) -> KVCache:
         """An empty cache for `batch_size` rows of at most `max_length` positions."""
-        return self.graph.new_cache(batch_size, cache_length(batch_size, max_length, self.config))
+        length = cache_length(batch_size, max_length, self.config)
+        cache: KVCache = self.graph.new_cache(batch_size, length)
+        return cache
 
     def empty(self, batch_size: int, length: int = 0) -> list[ort.OrtValue]:
         """See `Graph.empty`."""
@@ -199,7 +204,7 @@ class OnnxRunner:
         return StoredWeights(self.path)
 
 
-def _graph(sessions: FileSessions, meta: FileMetadata) -> Graph:
+def _graph(sessions: FileSessions, meta: FileMetadata) -> Graph[Any]:
     if meta.profile not in GRAPHS or meta.dtype not in ELEMENT:
         raise EngineError(
             f"{sessions.path}: profile {meta.profile!r} and dtype {meta.dtype!r} are not ones that "
