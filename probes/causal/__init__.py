@@ -1,1 +1,1 @@
-"""Change something inside and see what becomes of the prediction."""
+"""Change something inside the model and measure how the prediction changes."""

@@ -1,1 +1,1 @@
-"""What the probes share: metrics, statistics, sweeps."""
+"""What the probes share: metrics, runs and their copies, places, statistics."""

@@ -22,7 +22,7 @@ from tests.probes.attribution.support import PROMPT, id_of
 
 
 def by_definition(runner: TorchRunner, ids, position: int, token: int) -> dict[str, np.ndarray]:
-    """Each part's own vector through the last layer norm, with the scale held, and W_U."""
+    """Each part's vector, through the last layer norm with its scale held, and through W_U."""
     w = {name: x.double().numpy() for name, x in runner.model.state_dict().items()}
     values = forward(runner.model, np.asarray([ids]))
     scale = values["ln_f_scale"][0, position]
@@ -133,7 +133,7 @@ def test_the_bundled_model_in_every_precision(dtype, by):
 
 
 class Tampered(TorchRunner):
-    """A runner whose taps are not those of its logits, or not of one another."""
+    """A runner whose taps do not fit its logits, or do not fit each other."""
 
     tap: str | None = None
 
@@ -160,7 +160,7 @@ def test_parts_that_do_not_sum_are_caught(torch_runner, by):
 
 @pytest.fixture(scope="module")
 def loud() -> TorchRunner:
-    """Of gpt2's shape (with a small vocabulary), its logits around 100."""
+    """A model of gpt2's shape (with a small vocabulary) with logits around 100."""
     model = random_model(replace(CONFIG, n_embd=768, n_layer=12, n_head=12))
     for block in model.h:
         for weight in block.parameters():

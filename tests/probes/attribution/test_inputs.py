@@ -13,7 +13,7 @@ from tests.probes.attribution.support import BOTH, PROMPT, id_of
 
 
 def number(runner: TorchRunner, ids, position: int, scale: np.ndarray) -> float:
-    """Logit of "a" minus logit of "b" with the token embeddings times `scale` (pos,)."""
+    """Logit of "a" minus logit of "b", with the token embeddings multiplied by `scale` (pos,)."""
     scales = torch.from_numpy(scale)[None, :, None]
     out = forward(runner.model, np.asarray([ids]), {"embed": lambda x: x * scales})
     logits = out["logits"][0, position]
@@ -21,7 +21,7 @@ def number(runner: TorchRunner, ids, position: int, scale: np.ndarray) -> float:
 
 
 def slopes(runner: TorchRunner, ids, position: int, point: float) -> np.ndarray:
-    """(pos,) the gradient times the embedding where all embeddings are times `point`."""
+    """(pos,) gradient times embedding, with all embeddings multiplied by `point`."""
     h, eye = 1e-5, np.eye(len(ids))
     ends = [[number(runner, ids, position, point + s * h * e) for e in eye] for s in (1, -1)]
     return (np.array(ends[0]) - ends[1]) / (2 * h)

@@ -19,7 +19,7 @@ KINDS = ["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "mlp_pre
 
 
 class Whole:
-    """A runner that can only run whole prompts, as an engine other than torch."""
+    """A runner that cannot start at a later layer, like an engine other than torch."""
 
     def __init__(self, runner) -> None:
         self.config, self.tokenizer, self.source = runner.config, runner.tokenizer, runner.source
@@ -31,7 +31,7 @@ def logit_diff(logits: np.ndarray) -> float:
 
 
 def put(value: np.ndarray, where: tuple = (...,)):
-    """The change of a tap to `value` at `where`, for `by_hand.forward`."""
+    """A change of a tap to `value` at `where`, for `by_hand.forward`."""
 
     def change(x: torch.Tensor) -> torch.Tensor:
         x = x.clone()

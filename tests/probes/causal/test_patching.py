@@ -148,7 +148,7 @@ def test_a_metric_at_an_earlier_position_is_that_of_the_prompts_cut_there(double
         activation_patching(double, CLEAN, CORRUPT, metric=early, positions=[5])
 
 
-def test_kl_is_nought_in_the_clean_run_and_rank_counts(double):
+def test_kl_is_zero_in_the_clean_run_and_rank_counts(double):
     kl = activation_patching(double, CLEAN, CORRUPT, metric=Metric.kl())
     assert kl.clean == pytest.approx(0, abs=1e-12)
     assert (kl.values > -1e-12).all()

@@ -27,7 +27,7 @@ CORRUPT[[1, 3]] = 7, 9
 DIFF = Metric.logit_diff(11, 12)
 EVERY = (slice(None), slice(None))
 
-# Each sender and receiver, in order: its name, and the tap and head that it is.
+# Each sender and receiver, in order: name -> its tap and head.
 SENDERS = {"embed": ("embed", None)}
 RECEIVERS = {}
 for i in LAYERS:
@@ -39,7 +39,7 @@ RECEIVERS |= {"logits": ("blocks.2.resid_post", None)}
 
 
 def comes_before(sender: str, receiver: str) -> bool:
-    """In words: the embedding before all, all before the logits, then by layers, heads first."""
+    """The embedding comes first, the logits last; between them go the layers, heads before MLPs."""
     if sender == "embed" or receiver == "logits":
         return True
     layer = int(sender.split(".")[sender.startswith("mlp")])
@@ -49,7 +49,7 @@ def comes_before(sender: str, receiver: str) -> bool:
 
 
 def put(value: np.ndarray, places: list[tuple]):
-    """The change of a tap to `value` at some places; elsewhere it is what it comes to be."""
+    """A change of a tap to `value` at some places; elsewhere it keeps its own value."""
 
     def change(x: torch.Tensor) -> torch.Tensor:
         x = x.clone()
@@ -61,7 +61,7 @@ def put(value: np.ndarray, places: list[tuple]):
 
 
 class ByHand:
-    """Paths the slow way: every component is held by a hook, but for the sender."""
+    """Paths the slow way: a hook holds every component but the sender."""
 
     def __init__(self, runner: TorchRunner, clean=CLEAN, corrupt=CORRUPT) -> None:
         self.model, self.ids = runner.model, corrupt[None]
@@ -69,9 +69,11 @@ class ByHand:
         self.parts = ["embed", *(f"blocks.{i}.{x}_out" for i in LAYERS for x in ("head", "mlp"))]
         self.scales = [tap for tap in self.corrupt if tap.endswith("_scale")]
 
-    def told(self, sender: str, share: float = 1.0, frozen: bool = False):
-        """The run in which the sender alone writes what it did in the clean run, or a share of the
-        way there."""
+    def run_with_write(self, sender: str, share: float = 1.0, frozen: bool = False):
+        """The run in which the sender alone writes as in the clean run.
+
+        share: how far its write moves from the corrupt run's to the clean run's.
+        """
         held = [*self.parts, *(self.scales if frozen else ())]
         values = {tap: self.corrupt[tap].copy() for tap in held}
         tap, head = SENDERS[sender]
@@ -83,20 +85,20 @@ class ByHand:
         change = {tap: lambda _, value=value: value for tap, value in values.items()}
         return by_hand.forward(self.model, self.ids, change)
 
-    def effect(self, told, receivers: tuple[str, ...], sender: str = "embed") -> float:
-        """Of what these receivers make of a run in which they are told something."""
+    def effect(self, sent, receivers: tuple[str, ...], sender: str = "embed") -> float:
+        """The effect of these receivers' outputs in the run `sent`, put into the corrupt run."""
         values = {}
         for receiver in receivers:
             tap, head = RECEIVERS[receiver]
             if receiver != "logits" and comes_before(sender, receiver):
                 values.setdefault(tap, []).append(EVERY if head is None else (*EVERY, head))
         run = by_hand.forward(
-            self.model, self.ids, {tap: put(told[tap], places) for tap, places in values.items()}
+            self.model, self.ids, {tap: put(sent[tap], places) for tap, places in values.items()}
         )
         last = run["logits"]
-        if "logits" in receivers:  # they hear of it on top of what the others make of it
+        if "logits" in receivers:  # they read the write on top of the other receivers' outputs
             tap = "blocks.2.resid_post"
-            stream = torch.from_numpy(run[tap] + told[tap] - self.corrupt[tap])
+            stream = torch.from_numpy(run[tap] + sent[tap] - self.corrupt[tap])
             last = self.run({tap: stream})["logits"]
         base = self.corrupt["logits"]
         return float((last - base)[0, -1, 11] - (last - base)[0, -1, 12])
@@ -112,10 +114,10 @@ def test_every_path_equals_a_run_with_everything_else_held(double, hand):
     assert got.senders == tuple(SENDERS)
     assert got.receivers == tuple(RECEIVERS)
     for s, sender in enumerate(SENDERS):
-        told = hand.told(sender)
+        sent = hand.run_with_write(sender)
         for r, receiver in enumerate(RECEIVERS):
             if comes_before(sender, receiver):
-                want = hand.effect(told, (receiver,))
+                want = hand.effect(sent, (receiver,))
                 assert got.scores[s, r] == pytest.approx(want, abs=1e-9), (sender, receiver)
             else:
                 assert np.isnan(got.scores[s, r])
@@ -131,17 +133,17 @@ def test_layer_norms_can_be_held_too(double, hand):
     given = {"senders": "[0-9]*", "receivers": receivers, "metric": DIFF}
     got = path_patching(double, CLEAN, CORRUPT, **given, freeze_ln=True)
     for s, sender in enumerate(got.senders):
-        told = hand.told(sender, frozen=True)
+        sent = hand.run_with_write(sender, frozen=True)
         for r, receiver in enumerate(got.receivers):
             if comes_before(sender, receiver) and receiver != "logits":
-                want = hand.effect(told, (receiver,))
+                want = hand.effect(sent, (receiver,))
                 assert got.scores[s, r] == pytest.approx(want, abs=1e-9), (sender, receiver)
     assert (
         np.nanmax(np.abs(got.scores - path_patching(double, CLEAN, CORRUPT, **given).scores)) > 0.01
     )
 
 
-def test_with_the_last_norm_held_the_logits_are_the_sum_of_what_they_are_told(double, hand):
+def test_with_the_last_norm_held_the_logits_sum_what_is_sent(double, hand):
     got = path_patching(
         double, CLEAN, CORRUPT, senders="*", receivers="logits", metric=DIFF, freeze_ln=True
     )
@@ -151,13 +153,13 @@ def test_with_the_last_norm_held_the_logits_are_the_sum_of_what_they_are_told(do
     assert got.corrupt + got.scores.sum() == pytest.approx(whole[11] - whole[12], abs=1e-9)
 
 
-def test_receivers_in_a_tuple_are_told_together(double, hand):
+def test_receivers_in_a_tuple_are_patched_together(double, hand):
     group = ("mlp.0", "1.0.q", "1.2.v", "1.1.q", "2.1.k", "logits")
     given = {"senders": ["0.*", "mlp.0", "1.*"], "metric": DIFF}
     got = path_patching(double, CLEAN, CORRUPT, **given, receivers=["mlp.2", group])
     assert got.receivers == ("mlp.2", "mlp.0 + 1.0.q + 1.1.q + 1.2.v + 2.1.k + logits")
     for s, sender in enumerate(got.senders):
-        want = hand.effect(hand.told(sender), group, sender)
+        want = hand.effect(hand.run_with_write(sender), group, sender)
         assert got.scores[s, 1] == pytest.approx(want, abs=1e-9), sender
     apart = path_patching(double, CLEAN, CORRUPT, **given, receivers=list(group))
     assert np.abs(np.nansum(apart.scores, 1) - got.scores[:, 1]).max() > 0.01
@@ -181,7 +183,7 @@ def test_batches_are_as_small_as_the_limit_asks(double, monkeypatch):
 )
 @pytest.mark.parametrize("metric", [DIFF, Metric.logprob(3), Metric.prob(3), Metric.kl()])
 def test_attribution_is_the_slope_of_a_steered_run(double, over, metric):
-    """Central differences of runs steered a little from the corrupt towards the clean values."""
+    """Central differences: the corrupt run, steered a little towards the clean values."""
     got = attribution_patching(double, CLEAN, CORRUPT, metric=metric, over=over)
     tap = f"blocks.1.{over}" if over != "resid_pre" else "blocks.0.resid_post"
     axes, h = axes_of(tap), 1e-4
@@ -221,7 +223,7 @@ def test_edge_attribution_is_the_slope_of_path_patching(double, hand):
     assert got.receivers == tuple(RECEIVERS)
     h = 1e-4
     for s, sender in enumerate(SENDERS):
-        up, down = hand.told(sender, h), hand.told(sender, -h)
+        up, down = hand.run_with_write(sender, h), hand.run_with_write(sender, -h)
         for r, receiver in enumerate(RECEIVERS):
             if comes_before(sender, receiver):
                 rise = hand.effect(up, (receiver,)) - hand.effect(down, (receiver,))
@@ -237,7 +239,7 @@ def test_edge_attribution_is_the_slope_of_path_patching(double, hand):
 
 
 def test_what_changes_little_is_patched_as_attributed():
-    """Two tokens of almost the same embedding: first order is all there is."""
+    """Two tokens with almost the same embedding: higher orders vanish."""
     model = random_model(CONFIG, seed=2, dtype=torch.float64)
     noise = torch.randn(CONFIG.n_embd, generator=torch.Generator().manual_seed(0)).double()
     model.wte.weight[7] = model.wte.weight[8] + 1e-5 * noise

@@ -1,8 +1,8 @@
 """Every detector finds what was planted, and nothing else: causal probes, directions, neurons.
 
 The clean prompt says w3 before w7 and ends with w3, so that the induction head copies w7. In the
-corrupt one another token stands before w7; that is news to the induction head's keys alone, and
-the previous-token head alone brings it.
+corrupt one another token stands before w7; this changes only the induction head's keys, through
+the previous-token head alone.
 """
 
 import numpy as np
@@ -151,7 +151,7 @@ TAP = "blocks.0.resid_post"
 
 @pytest.fixture(scope="module")
 def direction() -> np.ndarray:
-    """Even words have it, odd words its opposite."""
+    """Even words contain it, odd words its opposite."""
     out = np.zeros(planted.CONFIG.n_embd)
     out[planted.CLASS], out[planted.COUNTERWEIGHT] = 1, -1
     return out / np.linalg.norm(out)
@@ -172,7 +172,7 @@ def test_the_first_component_is_the_planted_direction_and_no_other_is_strong(kno
 
 
 def test_a_linear_probe_reads_the_class_where_it_is_and_not_from_what_a_head_copies(known):
-    """Each word is there once, so that words that were not trained on share the class alone."""
+    """Every word occurs once, so that held-out words share only the class with the others."""
     labels = [i % 2 for i in range(planted.VOCAB)]
     stream = linear_probe(known, WORDS, labels, tap=TAP, held_out=0.5)
     assert stream.accuracy[0] == 1

@@ -1,4 +1,4 @@
-"""How patching and ablation look, and what their results say of themselves."""
+"""How results of patching and ablation look: grids, repr, JSON and HTML."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Rewritten weights: the same predictions, from a model that has what was promised."""
+"""Rewritten weights: equal predictions, and each step does what its docstring says."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Directions and linear probes: recomputed, and found where they were planted."""
+"""Directions and linear probes: equal to their definitions, and found where planted."""
 
 import json
 import math
@@ -27,7 +27,7 @@ def random_prompts(count: int, seed: int = 0) -> list[list[int]]:
 
 
 def one_by_one(runner, prompts, tap: str, position: int = -1) -> np.ndarray:
-    """(prompt, …) each prompt run by itself, without batch or padding; float64."""
+    """(prompts, …) the tap of each prompt run alone, without batch or padding; float64."""
     rows = [runner.tokenizer.encode(p) if isinstance(p, str) else p for p in prompts]
     taken = [runner.run(row, taps=tap).taps[tap][0] for row in rows]
     return np.stack([x[position] for x in taken]).astype(np.float64)
@@ -101,7 +101,7 @@ def test_principal_components_are_those_of_the_covariance(torch_runner, runner):
 
 
 def test_a_planted_direction_is_found(torch_runner):
-    """Prompts under steering differ from the same prompts without it by what was added."""
+    """Half of the prompts are steered, so that they differ by the added vector."""
     planted = np.random.default_rng(1).normal(size=CONFIG.n_embd) * 20
     prompts = random_prompts(40)
 
@@ -124,7 +124,7 @@ def test_a_planted_direction_is_found(torch_runner):
     assert first.explained > 0.5
 
 
-def test_an_edit_adds_the_vector_where_it_is_told_to(torch_runner):
+def test_an_edit_adds_the_vector_at_the_chosen_positions(torch_runner):
     direction = mean_difference(torch_runner, ABOVE, BELOW, tap=TAP)
     ids = torch_runner.tokenizer.encode("the cat, the hat")
     before = torch_runner.run(ids, taps=TAP).taps[TAP][0]
@@ -157,7 +157,7 @@ def test_one_strength_may_be_a_number(torch_runner, strengths):
 
 
 @pytest.mark.parametrize("strengths", ["strong", None, [1, "two"], [[1, 2], [3, 4]], [[1], [2, 3]]])
-def test_strengths_that_are_no_numbers_are_told(torch_runner, strengths):
+def test_strengths_that_are_not_numbers_are_refused(torch_runner, strengths):
     direction = mean_difference(torch_runner, ABOVE, BELOW, tap=TAP)
     with pytest.raises(InputError, match=r"^strengths = .* are not numbers; give one") as caught:
         steer(torch_runner, "the", direction, strengths)
@@ -200,7 +200,7 @@ def test_directions_say_what_they_are(torch_runner):
         (lambda r: collect(r, ABOVE, taps="blocks.0.pattern"), TapError, "no value at a position"),
     ],
 )
-def test_what_cannot_be_done_is_said(torch_runner, call, error, message):
+def test_impossible_directions_are_refused(torch_runner, call, error, message):
     with pytest.raises(error, match=message):
         call(torch_runner)
 

@@ -1,4 +1,4 @@
-"""Prompts with known answers: what they say, that they line up, and what cannot be made."""
+"""Prompts with known answers: their text, their alignment, and refusals."""
 
 import json
 import re
