@@ -59,6 +59,8 @@ class Result:
     @classmethod
     def check_header(cls, data: Mapping[str, Any]) -> None:
         """Raise InputError unless `data` is a saved result of this kind and schema."""
+        if not isinstance(data, Mapping):
+            raise InputError(f"{cls.result_kind()}: an object is needed, got {type(data).__name__}")
         kind, version = data.get("kind"), data.get("schema_version")
         if kind != cls.result_kind():
             raise InputError(f"saved data of kind {kind!r} given, {cls.result_kind()!r} is needed")

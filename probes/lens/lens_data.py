@@ -17,9 +17,23 @@ def fields(data: Mapping[str, Any]) -> dict[str, Any]:
     Raises InputError for missing or misshapen parts.
     """
     try:
+        _check_shape(data)
         return _header(data) | _values(data["cells"], len(data["positions"]))
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, IndexError, ValueError) as error:
         raise InputError(f"saved lens cannot be read: {type(error).__name__} {error}") from error
+
+
+def _check_shape(data: Mapping[str, Any]) -> None:
+    """Raise InputError unless there is a cell for each row and position, with all targets."""
+    if len(data["ids"]) != len(data["tokens"]):
+        raise InputError(f"saved lens has {len(data['ids'])} ids, {len(data['tokens'])} tokens")
+    cells, rows, positions = data["cells"], len(data["rows"]), len(data["positions"])
+    if not cells or len(cells) != rows * positions:
+        raise InputError(
+            f"saved lens has {len(cells)} cells for {rows} rows and {positions} positions"
+        )
+    if any(len(cell["targets"]) != len(data["targets"]) for cell in cells):
+        raise InputError(f"saved lens has cells without its {len(data['targets'])} targets")
 
 
 def _header(data: Mapping[str, Any]) -> dict[str, Any]:

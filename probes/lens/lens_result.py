@@ -98,7 +98,7 @@ class LogitLens(PromptResult):
     @classmethod
     def check_header(cls, data: Mapping[str, Any]) -> None:
         """Raise InputError unless `data` is a saved lens, of either kind."""
-        known = data.get("kind") in LENS_KINDS
+        known = isinstance(data, Mapping) and data.get("kind") in LENS_KINDS
         super().check_header({**data, "kind": cls.result_kind()} if known else data)
 
     def cells(self) -> list[dict[str, Any]]:

@@ -149,6 +149,8 @@ def test_data_that_is_not_this_result_is_refused(result):
         kind.from_dict(data | {"schema_version": 2})
     with pytest.raises(InputError, match=r"cannot be read|saved data has no"):
         kind.from_dict({name: data[name] for name in ("kind", "schema_version")})
+    with pytest.raises(InputError, match="an object is needed, got NoneType"):
+        kind.from_dict(None)
     with pytest.raises(InputError, match="not JSON"):
         kind.from_json(result.to_json()[:-1])
     with pytest.raises(InputError, match="must be a JSON object"):
@@ -228,3 +230,16 @@ def test_results_are_compared_by_content_and_kept_in_sets(torch_runner):
     assert one != probes.logit_lens(torch_runner, "the", top_k=2)
     assert one != "the "
     assert len({one, two, one}) == 1
+
+
+@pytest.mark.parametrize("damage", [None, "x", 5, [], {}, [None], [["x"]]])
+def test_a_damaged_field_is_an_input_error_or_another_result(result, damage):
+    """Every field in turn; what is read from damaged data cannot equal the result."""
+    data = result.to_dict()
+    for name in data.keys() - {"units", "passed"}:  # which say nothing of their own
+        if data[name] != damage:
+            try:
+                back = type(result).from_dict(data | {name: damage})
+            except InputError:
+                continue
+            assert back.to_dict() != data
