@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpt2kit.checks import check_integer
 from gpt2kit.errors import InputError
 from gpt2kit.progress import OnProgress, Progress
 from gpt2kit.prompts import Prompt, counted
@@ -63,6 +64,7 @@ class Paths(ModelResult):
 
     def top(self, count: int) -> list[tuple[str, str, float]]:
         """The strongest paths: sender, receiver, score; largest in size first."""
+        check_integer("count", count, 0)
         sizes = np.nan_to_num(np.abs(self.scores), nan=-1.0)
         order = np.argsort(-sizes, axis=None, kind="stable")[:count]
         pairs = (np.unravel_index(int(i), self.scores.shape) for i in order)

@@ -91,6 +91,8 @@ class Metric:
         """
         if not callable(function):
             raise InputError(f"function = {function!r} must be a function of logits")
+        if name is not None and not isinstance(name, str):
+            raise InputError(f"name = {name!r} must be text")
         called = name or str(getattr(function, "__name__", type(function).__name__))
         return cls(called, lambda x, *_: function(x), (), position)
 
@@ -141,7 +143,7 @@ def as_metric(metric: AnyMetric) -> Metric:
     """
     if isinstance(metric, Metric):
         return metric
-    if not callable(metric):
+    if not callable(metric) or isinstance(metric, type):
         raise InputError(f"metric = {metric!r} is neither a Metric nor a function of logits")
     return Metric.of(metric)
 

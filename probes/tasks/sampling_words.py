@@ -31,6 +31,8 @@ def single_tokens(
 
     Raises InputError if there are fewer than `least`. task, what: for its message.
     """
+    if not isinstance(tokenizer, Tokenizer):
+        raise InputError(f"tokenizer = {tokenizer!r} must be a Tokenizer, such as a runner's own")
     single = [word for word in words if len(tokenizer.encode(f" {word}")) == 1]
     if len(single) < least:
         split = next(word for word in words if word not in single)

@@ -27,6 +27,7 @@ PATCHING = [activation_patching, attribution_patching]
         ({"clean": [1.9]}, "a prompt is a text or a row of token ids"),
         ({"metric": 5}, "metric = 5"),
         ({"metric": None}, "metric = None"),
+        ({"metric": Metric}, "metric = <class"),
         ({"metric": Metric.prob("a", position=1.5)}, r"the metric's position 1\.5"),
         ({"metric": Metric.prob("a", position="1")}, "the metric's position '1'"),
         ({"over": 3}, "over = 3"),
@@ -130,6 +131,8 @@ def test_a_metric_names_what_is_wrong_in_a_list(torch_runner):
         Metric.logit_diff("a", [None]).ids(torch_runner)
     with pytest.raises(InputError, match="function = 5"):
         Metric.of(5)
+    with pytest.raises(InputError, match="name = 5"):
+        Metric.of(len, name=5)
 
 
 def test_token_ids_are_taken_like_texts(torch_runner):
@@ -182,6 +185,8 @@ def test_paths_have_one_row_each_and_are_read_back(torch_runner):
     assert len(rows) == np.isfinite(found.scores).sum() < found.scores.size
     best = max(rows, key=lambda row: abs(row["score"]))
     assert (best["sender"], best["receiver"], best["score"]) == found.top(1)[0]
+    with pytest.raises(InputError, match=r"count = 1\.5 must be an integer"):
+        found.top(1.5)
     assert type(found).from_json(found.to_json()) == found
 
 

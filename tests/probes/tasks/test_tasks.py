@@ -188,6 +188,8 @@ def test_bad_arguments_are_refused(call, message):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda t: ioi(None, 1), "tokenizer = None must be a Tokenizer"),
+        (lambda t: docstring_like("gpt2", 1), "tokenizer = 'gpt2' must be a Tokenizer"),
         (lambda t: ioi(t, 1.5), "n = 1.5 must be an integer, got float"),
         (lambda t: greater_than(t, None), "n = None must be an integer"),
         (lambda t: docstring_like(t, "2"), "n = '2' must be an integer, got str"),
