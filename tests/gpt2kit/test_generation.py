@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2kit import Edit, TorchRunner, generate
-from gpt2kit.batch import KVCache
 from gpt2kit.errors import EditError, GPT2KitError, InputError
 from gpt2kit.generation import steps
 from gpt2kit.logits import largest
-from gpt2kit.runner import Run, Source
+from gpt2kit.runner import Run
 from gpt2kit.sampling import Sampler
 from gpt2kit.taps import TapDict
+from gpt2kit.testing import FakeRunner
 from tests.conftest import CONFIG, byte_tokenizer, close, random_ids, random_model
 
 VOCAB, EOS = CONFIG.vocab_size, CONFIG.eos_token_id
@@ -32,18 +32,13 @@ def talker() -> TorchRunner:
     return TorchRunner(model, TOKENIZER)
 
 
-class Script:
-    """A Runner that says what it is told, one list of tokens a row; counts its runs."""
-
-    tokenizer, source = TOKENIZER, Source("script")
+class Script(FakeRunner):
+    """A Runner that predicts the tokens of a script, one line for each row; counts its runs."""
 
     def __init__(self, *lines, config=CONFIG) -> None:
-        self.config = config
+        super().__init__(config, TOKENIZER)
         self.lines = [TOKENIZER.encode(line) if isinstance(line, str) else line for line in lines]
         self.runs = 0
-
-    def new_cache(self, batch_size=1, max_length=None):
-        return KVCache(np.zeros(batch_size, np.int64), max_length)
 
     def run(self, ids, *, cache, lengths, last_only, edits, top_k, taps=()):
         logits = np.zeros((len(self.lines), 1, VOCAB), np.float32)
