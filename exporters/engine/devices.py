@@ -1,4 +1,4 @@
-"""What onnxruntime can run on here, and why not on a GPU."""
+"""The devices that onnxruntime can use here, and the reasons why it cannot use a GPU."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import onnxruntime as ort
 from gpt2kit.errors import EngineError
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
-# Ops that onnxruntime puts on the CPU on purpose, for shapes and positions, beside a CUDA graph.
+# Operators on shapes and positions, which onnxruntime runs on the CPU on purpose in a CUDA session.
 _SHAPE_OPS = (
     "Shape Size Gather Concat Unsqueeze Squeeze Slice Range Cast Constant ConstantOfShape Reshape "
     "Add Sub Mul Div Equal Where Expand Identity LessOrEqual"
@@ -22,7 +22,7 @@ _SHAPE_OPS = (
 
 
 def installed_wheels() -> dict[str, str]:
-    """Which distributions of onnxruntime are installed -> their version."""
+    """Installed distribution of onnxruntime -> its version."""
     found = {}
     for name in ("onnxruntime", "onnxruntime-gpu"):
         try:
@@ -33,7 +33,7 @@ def installed_wheels() -> dict[str, str]:
 
 
 def wheel_problem() -> str | None:
-    """The two wheels hold the same files, so that one overwrites the other."""
+    """Say that both wheels are installed, if they are: they overwrite each other's files."""
     if len(installed_wheels()) > 1:
         return (
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files; "
@@ -43,7 +43,7 @@ def wheel_problem() -> str | None:
 
 
 def cuda_problems() -> list[str]:
-    """Everything that keeps onnxruntime from CUDA here, each with its remedy; [] if nothing."""
+    """Each reason why onnxruntime cannot use CUDA here, with its remedy; [] if it can."""
     found = [problem] if (problem := wheel_problem()) else []
     if CUDA not in ort.get_available_providers():
         found.append(
@@ -63,6 +63,7 @@ def cuda_problems() -> list[str]:
 
 
 def _driver_problem() -> str | None:
+    """Ask the NVIDIA driver itself for a GPU."""
     name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
         driver = ctypes.CDLL(name)
@@ -83,7 +84,7 @@ def _cuda_major() -> int:
 
 
 def _missing_libraries() -> list[str]:
-    """The libraries that the CUDA provider links to, beside the driver's, and that do not load."""
+    """Libraries that the CUDA provider links to, but the driver's, that do not load."""
     if sys.platform == "win32":
         return []
     major = _cuda_major()
@@ -92,8 +93,10 @@ def _missing_libraries() -> list[str]:
 
 
 def cudnn_remark() -> str | None:
-    """What may fail without cudnn, if it is not here: onnxruntime loads it when an operator asks
-    for it, and goes without where it has a kernel of its own."""
+    """Say what may fail without cuDNN, if it is not installed.
+
+    onnxruntime loads cuDNN only for operators of which it has no kernel of its own.
+    """
     name = "libcudnn.so.9"
     if sys.platform == "win32" or _loads(name, _bundled()):
         return None
@@ -105,11 +108,12 @@ def cudnn_remark() -> str | None:
 
 
 def _bundled() -> list[Path]:
-    """Where NVIDIA's wheels put their libraries."""
+    """Folders in which NVIDIA's wheels put their libraries."""
     return [Path(entry) / "nvidia" for entry in sys.path]
 
 
 def _loads(name: str, folders: Iterable[Path]) -> bool:
+    """Whether a library loads, by its name or from one of these folders."""
     places = [str(file) for folder in folders for file in folder.glob(f"*/lib/{name}")]
     for place in [name, *places]:
         try:
@@ -121,7 +125,10 @@ def _loads(name: str, folders: Iterable[Path]) -> bool:
 
 
 def choose(device: str) -> str:
-    """ "auto", "cpu" or "cuda" -> "cpu" or "cuda". Raises EngineError where there is no CUDA."""
+    """The device to use, "cpu" or "cuda", for "auto", "cpu" or "cuda".
+
+    Raises EngineError for another name, and for "cuda" if it cannot be used here.
+    """
     if device not in ("auto", "cpu", "cuda"):
         raise EngineError(f"device {device!r} is not one of auto, cpu, cuda")
     if device == "cpu":
@@ -133,7 +140,7 @@ def choose(device: str) -> str:
 
 
 def physical_cores() -> int:
-    """Cores that this process may use, hyper-threads counted once where the system tells."""
+    """Physical cores that this process may use; logical ones where the system does not tell."""
     if not hasattr(os, "sched_getaffinity"):
         return os.cpu_count() or 1
     cpus = os.sched_getaffinity(0)
@@ -145,7 +152,7 @@ def physical_cores() -> int:
 
 
 def check_placement(session: ort.InferenceSession) -> None:
-    """Raise EngineError if a CUDA session would compute on the CPU."""
+    """Raise EngineError if a CUDA session would compute anything but shapes on the CPU."""
     if CUDA not in session.get_providers():
         raise EngineError(
             "onnxruntime fell back to the CPU; `gpt2kit doctor` says what CUDA lacks here"

@@ -63,7 +63,7 @@ class OnnxRunner:
         self.dtype, self.profile, self.quantize = meta.dtype, meta.profile, meta.quantize
         self.precision, self.weights_sha256 = meta.precision, meta.weights_sha256
         self.tokenizer = Tokenizer.from_folder(self.path.parent)
-        self.graph = _graph(sessions, meta)
+        self.graph = graph_of(sessions, meta)
 
     def __repr__(self) -> str:
         c = self.config
@@ -204,7 +204,8 @@ class OnnxRunner:
         return StoredWeights(self.path)
 
 
-def _graph(sessions: FileSessions, meta: FileMetadata) -> Graph[Any]:
+def graph_of(sessions: FileSessions, meta: FileMetadata) -> Graph[Any]:
+    """The graph of a file's profile. Raises EngineError for a profile or dtype that is unknown."""
     if meta.profile not in GRAPHS or meta.dtype not in ELEMENT:
         raise EngineError(
             f"{sessions.path}: profile {meta.profile!r} and dtype {meta.dtype!r} are not ones that "

@@ -1,4 +1,4 @@
-"""The k largest logits, chosen where the logits are: what leaves a GPU is k numbers a row."""
+"""Choose the k largest logits on the device, so that only k numbers a row leave a GPU."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ top_k (float[batch, pos, vocab] logits, int64[1] k)
 
 
 class TopK:
-    """A session over logits that stay on their device."""
+    """A session that reads logits on the device where they are."""
 
     def __init__(self, providers: list[Any]) -> None:
         model = parser.parse_model(_GRAPH).SerializeToString()

@@ -1,4 +1,4 @@
-"""One token at a time: the same as all at once, alone or in a batch, over buffers that stay."""
+"""Decode steps: equal to one run of all tokens, alone or in a batch, in buffers bound once."""
 
 from dataclasses import replace
 
@@ -92,7 +92,7 @@ def test_the_largest_are_chosen_where_the_logits_are():
     assert (ids == want_ids).all()
 
 
-# Float32 sums are taken in another order for another number of rows; that is all that may differ.
+# The order of float32 sums depends on the number of rows; nothing else may differ.
 INVARIANCE = 1e-5
 
 

@@ -1,5 +1,5 @@
-"""Edits inside exported graphs: every tap, every kind, through the cache and in batches, as torch
-makes them; and what an edit costs a graph that could take it and does not."""
+"""Edits inside exported graphs equal torch's: every tap, every kind, in batches and with a cache.
+Also, what it costs a graph that it can be edited."""
 
 import numpy as np
 import onnx
@@ -38,7 +38,7 @@ def engine(request):
 
 
 def same(engine, torch_runner, edits, ids=IDS, **options) -> None:
-    """Logits and every tap, with these edits, on both engines."""
+    """Compare logits and every tap, with these edits, on both engines."""
     got, want = (r.run(ids, edits=edits, taps="*", **options) for r in (engine, torch_runner))
     close(got.logits, want.logits, TOLERANCE)
     for name in TAPS:
@@ -69,7 +69,7 @@ def test_edits_stay_at_their_positions_through_the_cache(engine, torch_runner, k
 
 @pytest.mark.parametrize("kind", GIVEN)
 def test_rows_of_unequal_length_are_edited_as_on_torch(engine, torch_runner, kind):
-    """A ragged prompt, whose padding leaves gaps in a portable cache, and steps after it."""
+    """A ragged prompt, whose padding leaves gaps in a portable cache, then decode steps."""
     edits, sizes = GIVEN[kind], np.array([5, 2])
     caches = [runner.new_cache(2) for runner in (engine, torch_runner)]
     chunks = [(IDS[:, :5], sizes), *((IDS[:, i : i + 1], None) for i in range(5, 9))]
@@ -115,7 +115,7 @@ def test_any_taps_and_edits_in_any_ragged_chunks_equal_torch(engine_and_torch, d
 
 
 def _valid(x, name, n, end):
-    """What one row of a tap holds of its own tokens, and of keys that are not yet to come."""
+    """One row of a tap: its own tokens, and no keys later than the query."""
     if axes_of(name)[-1] != "key":
         return x[:n]
     return np.where(np.tri(n, end, end - n, dtype=bool), x[:, :n, :end], 0)
@@ -159,7 +159,7 @@ def test_a_decode_step_goes_back_to_no_edit(fused_runner):
 
 
 def test_steps_between_edits_read_what_changes_nothing_at_the_same_place(fused_runner, monkeypatch):
-    """Where a graph that CUDA captured in the first of them reads it, whatever came between."""
+    """A CUDA graph captured in an unedited step reads the identity edits at a fixed address."""
     bound, plain = {}, ort.IOBinding.bind_ortvalue_input
     monkeypatch.setattr(
         ort.IOBinding,
@@ -177,7 +177,7 @@ def test_steps_between_edits_read_what_changes_nothing_at_the_same_place(fused_r
     assert all(one is other for one, other in zip(found[1], found[2], strict=True))
 
 
-# What an edit that is not made costs
+# The cost of inputs for edits that are not used
 
 
 def test_without_edits_a_file_computes_what_it_would_without_inputs_for_them(engine, file_of):
@@ -188,7 +188,7 @@ def test_without_edits_a_file_computes_what_it_would_without_inputs_for_them(eng
 
 @pytest.fixture(scope="module")
 def fused_files(file_of):
-    """Fused files with nothing, with residual taps, and with residual edits."""
+    """Fused files without taps and edits, with residual taps, and with residual edits."""
     given = {"plain": {}, "taps": {"taps": "*.resid_*"}, "edits": {"edits": "*.resid_*"}}
     return {name: file_of("fused", **options) for name, options in given.items()}
 
@@ -224,7 +224,7 @@ def test_scores_that_are_only_read_leave_the_fused_operator_in_charge(torch_runn
 
 
 def test_inputs_of_edits_are_optional(engine):
-    """A client that has never heard of them runs the file as it is."""
+    """A client that does not know these inputs can run the file."""
     session = ort.InferenceSession(engine.path)
     names = {value.name for value in session.get_inputs()}
     assert not any(name.endswith((".keep", ".add")) for name in names)
@@ -234,7 +234,7 @@ def test_inputs_of_edits_are_optional(engine):
     assert value.shape == [f"blocks.1.z.keep.{axis}" for axis in axes_of("blocks.1.z")]
 
 
-# What is refused
+# Edits that are refused
 
 
 def test_an_edit_that_a_file_cannot_take_says_how_to_export_it(fused_files):
@@ -259,7 +259,7 @@ def test_a_quantised_file_has_no_heads_one_by_one(torch_runner, tmp_path):
 @pytest.mark.cuda
 @pytest.mark.parametrize("profile", ["portable", "fused"])
 def test_taps_and_edits_on_cuda_equal_torch(torch_runner, tmp_path, profile):
-    """Half precision, the only one that both profiles have there; steps edited in turn."""
+    """In float16, since a fused file has no float32 on CUDA; edited steps and others in turn."""
     path, edit = tmp_path / "x.onnx", [Edit.zero("blocks.1.z", head=0)]
     export_onnx(torch_runner, path, profile=profile, dtype="float16", taps="*", edits="*")
     runner = open_onnx(path, device="cuda")
