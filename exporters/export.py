@@ -1,15 +1,16 @@
-"""Trace the model to ONNX, with a KV cache and the taps asked for, and let it prove itself.
+"""`export_onnx`: trace a model to an ONNX file, and keep the file only if it agrees with torch.
 
-What the graphs take and give is told in `exporters.tracing.graphs`.
+`exporters.tracing.traced_module` says what inputs and outputs the file has.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,26 +20,22 @@ import torch
 
 from exporters.engine.devices import cuda_problems
 from exporters.file.metadata import FileMetadata
-from exporters.file.names import data_file, parity_file
+from exporters.file.names import as_path, data_file, parity_file
 from exporters.parity.report import Report
 from exporters.parity.verify import check
 from exporters.sidecars.hugging_face import new_sidecars
-from exporters.tracing.quantize import BITS, pack
-from exporters.tracing.trace import (
-    DEFAULT_OPSET,
-    EXPORT_DTYPES,
-    OPSETS,
-    PROFILES,
-    Plan,
-    describe,
-    trace,
-)
-from gpt2kit.errors import ExportError
+from exporters.tracing.description import describe
+from exporters.tracing.plan import DEFAULT_OPSET, Plan
+from exporters.tracing.quantize import pack
+from exporters.tracing.trace import trace
+from gpt2kit.checks import check_flag, check_function
+from gpt2kit.errors import ExportError, InputError
 from gpt2kit.taps import resolve
 from gpt2kit.torch_engine.dtypes import DTYPES, on_cpu, rounded
 from gpt2kit.torch_engine.runner import TorchRunner
 
-EXTERNAL_DATA_ABOVE = 2_000_000_000  # a protobuf file holds at most 2 GiB
+EXTERNAL_DATA_ABOVE = 2_000_000_000  # bytes; a protobuf file holds at most 2 GiB
+OnStage = Callable[[str], None]  # called with the name of a stage when it begins
 
 
 def export_onnx(
@@ -53,66 +50,60 @@ def export_onnx(
     opset: int = DEFAULT_OPSET,
     external_data: bool = False,
     overwrite: bool = False,
-    on_progress: Callable[[str], None] = lambda stage: None,
+    on_stage: OnStage | None = None,
 ) -> Report:
     """Write `path` and, beside it, config.json, generation_config.json, tokenizer.json and the
     parity report, `{path}.parity.json`.
 
     taps: names or globs of the taps that become outputs.
-    edits: names or globs of the taps that can be edited, each by two optional inputs.
-    profile: "portable" (standard operators, any padding) or "fused" (onnxruntime's own attention
-        with the cache updated in place, padding on the right; see `exporters.tracing.graphs`).
-    dtype: "float32", "float16" or "bfloat16", of weights, cache and taps; logits are always
-        float32. bfloat16 runs on CUDA alone, and is exported where there is CUDA to check it.
+    edits: names or globs of the taps that can be edited, each through two optional inputs.
+    profile: "portable" (standard operators, padding anywhere) or "fused" (onnxruntime's own
+        attention, a cache updated in place, padding on the right; see `exporters.tracing.fused`).
+    dtype: "float32", "float16" or "bfloat16", for weights, cache and taps; logits are always
+        float32. bfloat16 runs on CUDA only, and is exported where CUDA can check it.
     quantize: "int8" or "int4" weights with an unembedding of 8 bits, or "int4-all" (see
-        `exporters.tracing.quantize`). What it costs is measured, held to a bound and kept with the
-        report.
-    external_data: weights in `{path}.data`; always so above 2 GB.
-    overwrite: replace a config or tokenizer of another model that lies in the same folder.
-    on_progress: told the name of each stage.
+        `exporters.tracing.quantize`). The loss of accuracy is measured, must be within a bound, and
+        is in the report.
+    opset: version of the ONNX operators, 18 to 24.
+    external_data: put the weights into `{path}.data`; they always go there above 2 GB.
+    overwrite: replace the config or tokenizer of another model in the same folder.
+    on_stage: called with the name of each stage when it begins.
+
     Returns the parity report. Raises ParityError if torch and ONNX disagree, ExportError if the
-    file cannot be written; then nothing is left behind, and an older file stays as it was.
+    file cannot be made; then nothing is left behind, and an older file stays as it was.
     """
-    target = Path(path)
+    target = as_path(path)
     check_target(target)
+    _check_types(runner, external_data, overwrite, on_stage)
     names, editable = (resolve(given, runner.config.n_layer) for given in (taps, edits))
     plan = Plan(names, editable, profile, dtype, quantize, opset)
-    _check_plan(plan)
+    plan.check()
+    _check_device(plan)
     sidecars = new_sidecars(runner, target.parent, overwrite)
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
-            draft = Path(folder) / target.name
-            on_progress("tracing")
-            model = on_cpu(runner.model, DTYPES[dtype])
-            if quantize:
-                pack(model, quantize)
-            program = trace(model, plan)
-            on_progress("writing")
-            described = describe(program, runner, plan, model, rounded(runner, DTYPES[dtype]).model)
-            _save(program, draft, external_data)
-            for name, text in sidecars.items():
-                (Path(folder) / name).write_text(text, encoding="utf-8")
-            del program
-            on_progress("checking against torch")
-            report = check(runner, draft, "cuda" if dtype == "bfloat16" else "cpu")
-            report.raise_if_failed()
-            proof = report.to_json() + "\n"
-            parity_file(draft).write_text(proof, encoding="utf-8")
-            digest = hashlib.sha256(proof.encode()).hexdigest()
-            proven = replace(described, parity=report.summary(), parity_sha256=digest)
-            _append_metadata(draft, described, proven)
-            # The model comes last: whoever sees it sees the files that belong to it.
-            made = sorted(Path(folder).iterdir(), key=lambda file: file.name == target.name)
-            replaced = target.exists()
-            for file in made:
-                file.replace(target.parent / file.name)
-            data = data_file(target)
-            if replaced and data.name not in [file.name for file in made]:
-                data.unlink(missing_ok=True)  # the replaced file's weights
-    except OSError as error:
-        reason = "the disk is full" if error.errno == errno.ENOSPC else str(error)
-        raise ExportError(f"{target}: not written: {reason}") from error
+    begin = on_stage or (lambda stage: None)
+    with _draft_folder(target) as folder:
+        draft = folder / target.name
+        metadata = _write_draft(runner, plan, draft, external_data, begin)
+        for name, text in sidecars.items():
+            (folder / name).write_text(text, encoding="utf-8")
+        begin("checking against torch")
+        report = check(runner, draft, "cuda" if dtype == "bfloat16" else "cpu")
+        report.raise_if_failed()
+        _add_proof(draft, metadata, report)
+        _place(folder, target)
     return report
+
+
+def _check_types(
+    runner: TorchRunner, external_data: bool, overwrite: bool, on_stage: OnStage | None
+) -> None:
+    if not isinstance(runner, TorchRunner):
+        raise InputError(
+            f"runner must be a torch model from gpt2kit.load, got {type(runner).__name__}"
+        )
+    check_flag("external_data", external_data)
+    check_flag("overwrite", overwrite)
+    check_function("on_stage", on_stage)
 
 
 def check_target(target: Path) -> None:
@@ -127,28 +118,43 @@ def check_target(target: Path) -> None:
         raise ExportError(f"{target}: the folder {target.parent} cannot be written to")
 
 
-def _check_plan(plan: Plan) -> None:
-    if plan.profile not in PROFILES:
-        raise ExportError(f"profile {plan.profile!r} is not one of {', '.join(PROFILES)}")
-    if plan.dtype not in EXPORT_DTYPES:
-        raise ExportError(f"dtype {plan.dtype!r} is not one of {', '.join(EXPORT_DTYPES)}")
-    if plan.quantize is not None and plan.quantize not in BITS:
-        raise ExportError(f"quantize {plan.quantize!r} is not one of {', '.join(BITS)}")
-    if plan.quantize and plan.dtype != "float32":
-        raise ExportError(f"quantize {plan.quantize} goes with float32, not {plan.dtype}")
-    whole = [tap for tap in (*plan.taps, *plan.edits) if tap.endswith(".head_out")]
-    if plan.quantize and whole:
-        raise ExportError(
-            f"a quantised file has no {whole[0]}: that needs the heads' weights one by one; leave "
-            "the tap or --quantize out"
-        )
+def _check_device(plan: Plan) -> None:
+    """Raise ExportError if the file could not be checked here."""
     if plan.dtype == "bfloat16" and (problems := cuda_problems()):
         raise ExportError(
             "bfloat16 runs on CUDA alone and cannot be checked here, where "
             f"{problems[0]}; export float16, or export where there is a GPU"
         )
-    if plan.opset not in OPSETS:
-        raise ExportError(f"opset {plan.opset} is not from {OPSETS[0]} to {OPSETS[-1]}")
+
+
+@contextlib.contextmanager
+def _draft_folder(target: Path) -> Iterator[Path]:
+    """A temporary folder beside the target, so that moving files from it cannot fail halfway.
+
+    Errors of the file system become one ExportError.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+            yield Path(folder)
+    except OSError as error:
+        reason = "the disk is full" if error.errno == errno.ENOSPC else str(error)
+        raise ExportError(f"{target}: not written: {reason}") from error
+
+
+def _write_draft(
+    runner: TorchRunner, plan: Plan, draft: Path, external_data: bool, begin: OnStage
+) -> FileMetadata:
+    """Trace the model and write the file, still without a parity result; return its metadata."""
+    begin("tracing")
+    dtype = DTYPES[plan.dtype]
+    model = on_cpu(runner.model, dtype)
+    if plan.quantize:
+        pack(model, plan.quantize)
+    program = trace(model, plan)
+    begin("writing")
+    metadata = describe(program, runner, plan, model, rounded(runner, dtype).model)
+    _save(program, draft, external_data)
+    return metadata
 
 
 def _save(program: torch.onnx.ONNXProgram, path: Path, external_data: bool) -> None:
@@ -158,13 +164,37 @@ def _save(program: torch.onnx.ONNXProgram, path: Path, external_data: bool) -> N
     onnx_ir.save(program.model, path, external_data=data_file(path).name if external else None)
 
 
-def _append_metadata(path: Path, written: FileMetadata, whole: FileMetadata) -> None:
-    """Add to a finished file the entries of `whole` that `written` lacks.
+def _add_proof(draft: Path, metadata: FileMetadata, report: Report) -> None:
+    """Write the parity report beside the file, and its summary and digest into the file."""
+    proof = report.to_json() + "\n"
+    parity_file(draft).write_text(proof, encoding="utf-8")
+    digest = hashlib.sha256(proof.encode()).hexdigest()
+    _append_metadata(
+        draft, metadata, replace(metadata, parity=report.summary(), parity_sha256=digest)
+    )
+
+
+def _append_metadata(path: Path, written: FileMetadata, complete: FileMetadata) -> None:
+    """Add to a finished file the entries of `complete` that `written` lacks.
 
     Readers of protobuf merge concatenated messages, so the weights need not be written again.
     """
     extra, known = onnx.ModelProto(), written.to_metadata()
-    added = {key: text for key, text in whole.to_metadata().items() if key not in known}
+    added = {key: text for key, text in complete.to_metadata().items() if key not in known}
     onnx.helper.set_model_props(extra, added)
     with path.open("ab") as file:
         file.write(extra.SerializeToString())
+
+
+def _place(folder: Path, target: Path) -> None:
+    """Move the finished files to where they belong.
+
+    The model comes last: whoever sees it also sees the files that belong to it.
+    """
+    made = sorted(folder.iterdir(), key=lambda file: file.name == target.name)
+    replaced = target.exists()
+    for file in made:
+        file.replace(target.parent / file.name)
+    data = data_file(target)
+    if replaced and data.name not in [file.name for file in made]:
+        data.unlink(missing_ok=True)  # the weights of the replaced file

@@ -22,7 +22,9 @@ import exporters.export
 import gpt2kit
 from exporters import export_onnx, open_onnx
 from exporters.parity.report import Report
-from exporters.tracing.trace import Plan, describe, trace
+from exporters.tracing.description import describe
+from exporters.tracing.plan import Plan
+from exporters.tracing.trace import trace
 from gpt2kit import GPT2Config, TorchRunner
 from gpt2kit.errors import ExportError, ParityError, TapError
 from gpt2kit.runner import Source
@@ -499,7 +501,7 @@ def test_the_gate_sees_a_wrong_trace(folder, traced, monkeypatch):
 
 def test_success_replaces_an_older_file(folder, traced):
     stages = []
-    export_onnx(traced[0], folder / "out.onnx", on_progress=stages.append)
+    export_onnx(traced[0], folder / "out.onnx", on_stage=stages.append)
     assert stages == ["tracing", "writing", "checking against torch"]
     assert open_onnx(folder / "out.onnx", device="cpu").source.model == "tiny"
 

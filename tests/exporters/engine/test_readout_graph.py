@@ -17,7 +17,7 @@ from exporters.engine.readout_sessions import (
 )
 from exporters.engine.readout_weights import QuantisedTable, ReadoutWeights
 from exporters.engine.sessions import providers, session_options
-from exporters.tracing.quantize import Packed
+from exporters.tracing.packed_modules import Packed
 from tests.conftest import close
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64

@@ -10,7 +10,7 @@ import pytest
 from onnx import numpy_helper
 from safetensors.torch import save_file
 
-import exporters.tracing.graphs
+import exporters.tracing.traced_module
 import gpt2kit
 from exporters import export_onnx, open_onnx, verify
 from exporters.engine.decode_step import Decoder
@@ -265,9 +265,9 @@ def test_a_file_made_from_a_folder_asks_for_it(onnx_runner):
 @pytest.mark.parametrize("tap", ["blocks.1.mlp_pre", "blocks.0.pattern"])
 def test_an_edit_that_is_half_made_fails_the_gate(tmp_path, monkeypatch, tap, wrong):
     runner = TorchRunner(random_model(replace(CONFIG, n_layer=2)))
-    right = exporters.tracing.graphs._affine
+    right = exporters.tracing.traced_module.apply_edit
     broken = lambda keep, add, x: right(*wrong(keep, add), x)  # noqa: E731
-    monkeypatch.setattr(exporters.tracing.graphs, "_affine", broken)
+    monkeypatch.setattr(exporters.tracing.traced_module, "apply_edit", broken)
     with pytest.raises(ParityError, match=rf"part at \S+ in 'edit of {tap}'"):
         export_onnx(runner, tmp_path / "x.onnx", taps="blocks.*.z", edits=tap, profile="fused")
     assert not list(tmp_path.iterdir())

@@ -8,7 +8,8 @@ from onnx import TensorProto
 
 from exporters import export_onnx, open_onnx
 from exporters.engine.ort_values import zeros
-from exporters.tracing.trace import Plan, trace
+from exporters.tracing.plan import Plan
+from exporters.tracing.trace import trace
 from gpt2kit.errors import ExportError
 from gpt2kit.torch_engine.dtypes import on_cpu
 from tests.conftest import random_ids

@@ -15,7 +15,8 @@ import exporters.parity.cost
 from exporters import export_onnx, open_onnx, verify
 from exporters.file.names import parity_file
 from exporters.parity.cost import cost
-from exporters.tracing.quantize import Packed, pack, unpack
+from exporters.tracing.packed_modules import Packed
+from exporters.tracing.quantize import pack, unpack
 from gpt2kit import TorchRunner, generate
 from gpt2kit.cli import main
 from gpt2kit.errors import CheckpointError, ExportError, ParityError

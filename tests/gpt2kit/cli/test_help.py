@@ -134,9 +134,8 @@ def test_wrong_usage_is_one_line_and_exits_2(args, message):
 
 
 def test_choices_are_those_of_the_library():
-    from exporters.export import PROFILES
+    from exporters.tracing.plan import EXPORT_DTYPES, PROFILES
     from exporters.tracing.quantize import BITS
-    from exporters.tracing.trace import EXPORT_DTYPES
     from gpt2kit.torch_engine.dtypes import DTYPES
     from probes.attribution.direct import LEVELS
     from probes.causal.ablation import KINDS

@@ -15,8 +15,10 @@ import torch
 
 from exporters import export_onnx, open_onnx
 from exporters.file.stored_weights import StoredWeights
+from exporters.tracing.description import describe
+from exporters.tracing.plan import Plan
 from exporters.tracing.quantize import pack, unpack
-from exporters.tracing.trace import Plan, describe, trace
+from exporters.tracing.trace import trace
 from gpt2kit import GPT2, TorchRunner
 from gpt2kit.errors import EngineError, InputError
 from gpt2kit.runner import Source

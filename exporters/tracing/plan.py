@@ -1,0 +1,54 @@
+"""What a file is to be, and which plans can be carried out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from exporters.tracing.quantize import BITS
+from gpt2kit.checks import check_integer
+from gpt2kit.errors import ExportError
+
+OPSETS = range(18, 25)
+DEFAULT_OPSET = 23  # the first with Attention as one operator (benchmarks/figures.py compares)
+EXPORT_DTYPES = ("float32", "float16", "bfloat16")
+PROFILES = ("portable", "fused")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The options of `exporters.export_onnx`. taps, edits: canonical names."""
+
+    taps: tuple[str, ...] = ()
+    edits: tuple[str, ...] = ()
+    profile: str = "portable"
+    dtype: str = "float32"
+    quantize: str | None = None
+    opset: int = DEFAULT_OPSET
+
+    def check(self) -> None:
+        """Raise ExportError if no file can be made so, InputError for an argument's type."""
+        _check_choice("profile", self.profile, PROFILES)
+        _check_choice("dtype", self.dtype, EXPORT_DTYPES)
+        if self.quantize is not None:
+            _check_choice("quantize", self.quantize, BITS)
+            self._check_quantised()
+        check_integer("opset", self.opset, low=0)
+        if self.opset not in OPSETS:
+            raise ExportError(f"opset {self.opset} is not from {OPSETS[0]} to {OPSETS[-1]}")
+
+    def _check_quantised(self) -> None:
+        if self.dtype != "float32":
+            raise ExportError(f"quantize {self.quantize} goes with float32, not {self.dtype}")
+        for tap in (*self.taps, *self.edits):
+            if tap.endswith(".head_out"):
+                raise ExportError(
+                    f"a quantised file has no {tap}: that needs the heads' weights one by one; "
+                    "leave the tap or --quantize out"
+                )
+
+
+def _check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
+    if not isinstance(value, str) or value not in choices:
+        raise ExportError(f"{name} {value!r} is not one of {', '.join(choices)}")
