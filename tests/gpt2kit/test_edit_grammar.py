@@ -1,4 +1,4 @@
-"""Edits as text: what they mean, and what is said of those that mean nothing."""
+"""Edits as text: how they are read, and the errors for text that is not an edit."""
 
 from dataclasses import replace
 

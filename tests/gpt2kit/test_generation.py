@@ -1,4 +1,4 @@
-"""Sampling, and generation over a Runner: the same text whatever the way it was made."""
+"""Sampling, and generation over a Runner: the same text with and without cache and batch."""
 
 import codecs
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The fast kernel gives what the plain one does, and steps aside where it must."""
+"""The fast kernel gives the same numbers as the plain one, and is used only where it can be."""
 
 from types import SimpleNamespace
 

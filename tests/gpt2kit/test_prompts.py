@@ -1,4 +1,4 @@
-"""What probes are given is checked once, and refused in one clear line."""
+"""Prompts, tokens and positions: checked in one place, refused in one line."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Readouts that probes seldom ask for: many targets, nothing, and what is no number."""
+"""Rare readouts: many targets, no vectors, vectors that hold NaN."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""Where models come from, and everything that can be wrong with their files."""
+"""`load`: from a folder, the hub or the package, and everything that can be wrong with files."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Caches, ragged batches, readout, and what a run refuses; on every engine."""
+"""Caches, ragged batches, readouts, and the errors of a run; on every engine."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""`Runner.weight`: what is in the checkpoint, from the module and from every kind of file."""
+"""`Runner.weight`: the weights of the checkpoint, from the module and from every kind of file."""
 
 import json
 import subprocess
