@@ -1,4 +1,4 @@
-"""The house: which module may import which, and how large files may grow.
+"""The house: which module may import which, and how large files and functions may grow.
 
 docs/architecture.md explains the rooms. Imports inside functions and under TYPE_CHECKING count.
 """
@@ -34,7 +34,7 @@ BELOW = {
     "probes": {"gpt2kit"},
     "gpt2kit.cli": {"gpt2kit", "exporters", "probes"},
 }
-FILE_LINES = 350
+FILE_LINES, FUNCTION_LINES = 350, 40
 LONG_FILES = {"gpt2kit/model.py"}  # the whole model, read top-down
 
 
@@ -138,3 +138,20 @@ def test_files_are_short():
         for file in MODULES.values()
     }
     assert {f: n for f, n in sizes.items() if n > FILE_LINES and f not in LONG_FILES} == {}
+
+
+def length(function: ast.FunctionDef) -> int:
+    """Lines of a function without its docstring."""
+    assert function.end_lineno is not None
+    docstring = ast.get_docstring(function, clean=False) or ""
+    return function.end_lineno - function.lineno + 1 - len(docstring.splitlines())
+
+
+def test_functions_are_short():
+    long = {
+        f"{module}.{node.name}": length(node)
+        for module, file in MODULES.items()
+        for node in ast.walk(parsed(file))
+        if isinstance(node, ast.FunctionDef) and length(node) > FUNCTION_LINES
+    }
+    assert long == {}
