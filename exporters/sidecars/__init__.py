@@ -1,1 +1,1 @@
-"""The small files beside a model."""
+"""The files beside an exported model, for other libraries."""

@@ -1,4 +1,4 @@
-"""The small files beside a model: its config, its tokenizer, and the proof that torch agrees."""
+"""The files beside an exported model that Hugging Face's libraries read: config and tokenizer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gpt2kit.torch_engine.runner import TorchRunner
 
 
 def _sidecars(runner: TorchRunner) -> dict[str, str]:
-    """File name -> content of what lies beside the model."""
+    """File name -> content."""
     config = runner.config
     ids = {"bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_id}
     generation = {"_from_model_config": True, **ids}
@@ -26,25 +26,29 @@ def _sidecars(runner: TorchRunner) -> dict[str, str]:
 
 
 def new_sidecars(runner: TorchRunner, folder: Path, overwrite: bool) -> dict[str, str]:
-    """The sidecars that are to be written: all, or those that this model's folder lacks.
+    """File name -> content of the files to write.
 
-    Raises ExportError if the folder holds another model's.
+    All of them if the folder has none, or with `overwrite`; else those that it lacks. Raises
+    ExportError if the folder has files of another model.
     """
     wanted = _sidecars(runner)
-    there = [name for name in wanted if (folder / name).exists()]
-    if overwrite or not there:
+    present = [name for name in wanted if (folder / name).exists()]
+    if overwrite or not present:
         return wanted
-    ours = runner.tokenizer and runner.tokenizer.to_json()
-    try:
-        lies = Tokenizer.from_folder(folder)
-        same = GPT2Config.from_file(folder / "config.json") == runner.config and (
-            lies is None or lies.to_json() == ours
-        )
-    except GPT2KitError:
-        same = False
-    if not same:
+    if not _is_same_model(runner, folder):
         raise ExportError(
-            f"{folder / there[0]} belongs to another model; export into a folder of its own, or "
+            f"{folder / present[0]} belongs to another model; export into a folder of its own, or "
             "allow overwriting"
         )
-    return {name: text for name, text in wanted.items() if name not in there}
+    return {name: text for name, text in wanted.items() if name not in present}
+
+
+def _is_same_model(runner: TorchRunner, folder: Path) -> bool:
+    """Whether a folder's config and tokenizer are the runner's; it may lack a tokenizer."""
+    ours = runner.tokenizer and runner.tokenizer.to_json()
+    try:
+        found = Tokenizer.from_folder(folder)
+        same_config = GPT2Config.from_file(folder / "config.json") == runner.config
+        return same_config and (found is None or found.to_json() == ours)
+    except GPT2KitError:
+        return False

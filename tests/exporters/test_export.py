@@ -1,4 +1,4 @@
-"""What `export_onnx` writes, for whom it must run, and that a failure leaves nothing behind."""
+"""`export_onnx`: what it writes, that other libraries run it, that a failure leaves no file."""
 
 import errno
 import hashlib
@@ -26,7 +26,7 @@ from exporters.tracing.description import describe
 from exporters.tracing.plan import Plan
 from exporters.tracing.trace import trace
 from gpt2kit import GPT2Config, TorchRunner
-from gpt2kit.errors import ExportError, ParityError, TapError
+from gpt2kit.errors import ExportError, InputError, ParityError, TapError
 from gpt2kit.runner import Source
 from gpt2kit.taps import tap_axes
 from tests.conftest import CONFIG, byte_tokenizer, close, random_ids, random_model
@@ -74,7 +74,7 @@ def session_of(path: Path) -> ort.InferenceSession:
 
 
 def feed(session: ort.InferenceSession, ids, mask, past=None) -> dict[str, np.ndarray]:
-    """Run a file as a client does that knows only the ecosystem's names."""
+    """Run a file as another client would, which knows only the usual names."""
     ids, mask = np.asarray(ids, np.int64), np.asarray(mask, np.int64)
     positions = np.maximum(mask.cumsum(1) - 1, 0)[:, -ids.shape[1] :]
     feeds = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
@@ -92,7 +92,7 @@ def feed(session: ort.InferenceSession, ids, mask, past=None) -> dict[str, np.nd
 # What is in the file
 
 
-def test_inputs_and_outputs_have_the_names_of_the_ecosystem(exported):
+def test_inputs_and_outputs_have_the_usual_names(exported):
     _, path = exported()
     graph = onnx.load(path).graph
     assert [x.name for x in graph.input] == [
@@ -274,7 +274,7 @@ def test_every_tap_is_an_output_at_every_opset(exported, opset):
     ],
 )
 def test_rows_that_are_all_padding_stay_finite(exported, opset, dtype):
-    """A query that may look nowhere must not make NaN, which would spread through its values."""
+    """A query without any key must not give NaN, which would spread to later layers."""
     runner, path = exported(opset, dtype)
     ids = random_ids(3, 8)
     mask = np.arange(8) >= [[0], [6], [8]]  # the last row has no token at all
@@ -359,7 +359,7 @@ def test_left_padded_steps_with_a_cache_equal_transformers(published):
 
 
 def test_weights_that_are_equal_keep_their_names(published):
-    """Fresh layer norms all hold ones and zeros; a readout must find the last one."""
+    """New layer norms all hold ones and zeros; the readout must find those of ln_f."""
     reference, path = published
     runner = open_onnx(path, device="cpu")
     resid = np.random.default_rng(0).normal(size=(4, 192)).astype(np.float32)
@@ -407,14 +407,14 @@ def test_weights_too_large_for_protobuf_go_outside(traced, tmp_path, monkeypatch
 
 @pytest.fixture(scope="module")
 def traced():
-    """A runner and its trace, to try again and again what comes after tracing."""
+    """A runner and its trace, for tests of what comes after tracing."""
     runner = tiny_runner(n_layer=1)
     return runner, trace(runner.model, Plan(("blocks.0.mlp_pre",)))
 
 
 @pytest.fixture
 def folder(tmp_path, traced, monkeypatch):
-    """Where an export is about to fail: an older file of the same name lies there."""
+    """A folder with an older file of the same name; tracing takes no time."""
     monkeypatch.setattr(exporters.export, "trace", lambda *_: traced[1])
     (tmp_path / "out.onnx").write_bytes(b"older")
     return tmp_path
@@ -478,7 +478,7 @@ def test_a_real_write_that_fails_leaves_nothing(tmp_path, external):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_gate_leaves_nothing(folder, traced, monkeypatch):
+def test_a_failed_parity_check_leaves_nothing(folder, traced, monkeypatch):
     worst = {"present.0.key": (1.0, "decode"), "logits": (2.0, "prefill")}
     failed = Report(1e-4, ("prefill", "decode"), worst, 1, 1, 0, source="random", dtype="float32")
     monkeypatch.setattr(exporters.export, "check", lambda *_: failed)
@@ -488,7 +488,7 @@ def test_a_failed_gate_leaves_nothing(folder, traced, monkeypatch):
     assert_untouched(folder)
 
 
-def test_the_gate_sees_a_wrong_trace(folder, traced, monkeypatch):
+def test_the_parity_check_sees_a_wrong_trace(folder, traced, monkeypatch):
     runner, program = traced
     describe(program, runner, Plan(), runner.model, runner.model)  # names the weights
     value = program.model.graph.initializers["h.0.mlp.c_fc.bias"]
@@ -519,6 +519,14 @@ def test_success_replaces_an_older_file(folder, traced):
         ("out.onnx", {"dtype": "float64"}, ExportError, "not one of float32, float16, bfloat16"),
         ("out.onnx", {"opset": 17}, ExportError, "opset 17 is not from 18 to 24"),
         ("out.onnx", {"opset": 25}, ExportError, "opset 25 is not from 18 to 24"),
+        ("out.onnx", {"profile": None}, ExportError, "profile None is not one of portable, fused"),
+        ("out.onnx", {"dtype": ["float32"]}, ExportError, r"dtype \['float32'\] is not one of"),
+        ("out.onnx", {"quantize": 8}, ExportError, "quantize 8 is not one of int8, int4, int4-all"),
+        ("out.onnx", {"opset": "23"}, InputError, "opset = '23' must be an integer, got str"),
+        ("out.onnx", {"external_data": 1}, InputError, "external_data = 1 must be True or False"),
+        ("out.onnx", {"overwrite": "no"}, InputError, "overwrite = 'no' must be True or False"),
+        ("out.onnx", {"on_stage": 3}, InputError, "on_stage = 3 must be a function, or None"),
+        ("out.onnx", {"taps": None}, TapError, "taps = None must be a tap's name or a list"),
         ("out.onnx", {"taps": ["blocks.2.z"]}, TapError, "layers 0 to 1"),
         ("out.onnx", {"taps": "blocks.0.zz"}, TapError, r"did you mean 'blocks\.0\.z'"),
     ],
@@ -533,6 +541,14 @@ def test_bad_arguments_are_refused_before_any_work(
     with pytest.raises(error, match=message):
         export_onnx(tiny_runner(), tmp_path / name, **options)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_runner_or_path_of_a_wrong_type_is_named(onnx_runner, tmp_path):
+    with pytest.raises(InputError, match=r"runner must be a torch model from gpt2kit\.load, got"):
+        export_onnx(onnx_runner, tmp_path / "out.onnx")
+    with pytest.raises(InputError, match="path = None must be text or a path"):
+        export_onnx(tiny_runner(), None)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_without_write_permission_is_refused(tmp_path, monkeypatch):

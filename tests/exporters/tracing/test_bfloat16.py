@@ -1,4 +1,4 @@
-"""bfloat16 runs on CUDA alone: what a CPU can say of it, and what only a GPU can."""
+"""bfloat16 runs on CUDA only: tests of the graph on a CPU, and of results on a GPU."""
 
 import numpy as np
 import onnxruntime as ort

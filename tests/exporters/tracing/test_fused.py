@@ -1,4 +1,4 @@
-"""The fused profile: what it needs of its callers, and that its cache is one buffer."""
+"""The fused profile: what it requires of callers, and that its cache is one buffer."""
 
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ LAYERS = range(CONFIG.n_layer)
 
 
 def feeds(ids, mask, positions=None) -> dict[str, np.ndarray]:
-    """What a foreign client feeds at the first step; logits of every column."""
+    """The inputs that another client gives at the first step, for logits of every column."""
     width = ids.shape[1]
     given = np.arange(width)[None].repeat(len(ids), 0) if positions is None else positions
     out = {"input_ids": ids, "attention_mask": np.asarray(mask), "position_ids": given}
@@ -68,7 +68,7 @@ def test_padding_on_the_right_changes_nothing(fused_runner, torch_runner):
     close(got[1], want[1])
 
 
-def test_logits_are_those_of_the_positions_asked_for(fused_runner, torch_runner):
+def test_logits_positions_choose_the_columns(fused_runner, torch_runner):
     ids, want = random_ids(2, 6), torch_runner.run(random_ids(2, 6)).logits
     given = feeds(ids, [[1, 1, 1, 1, 0, 0], [1] * 6])
     last = raw(fused_runner, given | {"logits_positions": np.array([[-1]])})["logits"]
@@ -104,7 +104,7 @@ def test_half_precision_passes_its_gate(torch_runner, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("profile", ["portable", "fused"])
-def test_half_precision_of_xls_shape_stays_finite(profile, tmp_path):
+def test_half_precision_of_the_shape_of_gpt2_xl_stays_finite(profile, tmp_path):
     config = replace(PRESETS["gpt2-xl"], n_layer=2, vocab_size=300, eos_token_id=299)
     model = GPT2(config).eval().requires_grad_(False)
     # As in the real model, a few dimensions of the residual stream are hundreds of times the rest:
@@ -136,7 +136,7 @@ def test_a_long_greedy_generation_equals_torch_token_for_token(profile, bundled,
 @pytest.mark.parametrize("last_only", [False, True])
 @pytest.mark.parametrize("cached", [False, True])
 @pytest.mark.parametrize("edited", [False, True])
-def test_a_long_row_runs_in_parts_and_nobody_can_tell(
+def test_a_long_row_that_runs_in_parts_gives_the_same(
     fused_runner, monkeypatch, last_only, cached, edited
 ):
     ids = random_ids(1, 23)

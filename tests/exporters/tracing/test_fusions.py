@@ -1,4 +1,4 @@
-"""What the traced graph is simplified to, and that taps keep what they show."""
+"""The traced graph is simplified, and taps keep their values."""
 
 from collections import Counter
 
@@ -26,7 +26,7 @@ def plain(torch_runner, tmp_path_factory):
     return path
 
 
-def test_nothing_is_taken_apart_that_nobody_looks_at(plain):
+def test_without_taps_no_split_and_few_reshapes_remain(plain):
     found = ops(plain)
     assert found["Reshape"] <= 5  # one of them a size, where a slice begins
     assert found["Split"] == 0
@@ -39,7 +39,7 @@ def test_nothing_is_taken_apart_that_nobody_looks_at(plain):
 @pytest.mark.parametrize(
     "tap", ["blocks.1.q", "blocks.1.v", "blocks.1.z", "blocks.1.mlp_pre", "blocks.1.resid_mid"]
 )
-def test_a_tap_costs_no_more_than_its_own_place(torch_runner, plain, tmp_path, tap):
+def test_a_tap_adds_few_nodes(torch_runner, plain, tmp_path, tap):
     path = tmp_path / "x.onnx"
     assert export_onnx(torch_runner, path, profile="fused", taps=tap).passed
     ids = random_ids(1, 7)
@@ -50,7 +50,7 @@ def test_a_tap_costs_no_more_than_its_own_place(torch_runner, plain, tmp_path, t
     assert sum(ops(path).values()) <= sum(ops(plain).values()) + 8
 
 
-# Inputs that CUDA's kernels read on the host.
+# Inputs that the CUDA kernels read on the host.
 ON_HOST = {
     "Expand": {1},
     "GroupQueryAttention": {6},
@@ -65,7 +65,7 @@ ON_HOST = {
 def test_no_size_has_to_be_copied_to_a_gpu(file_of, taps):
     """A copy at each step costs time, and a step with one cannot be captured as a CUDA graph.
 
-    onnxruntime leaves on the host what is computed of sizes alone, unless a kernel takes it there.
+    onnxruntime keeps on the host what is computed from sizes alone, and what kernels read there.
     """
     model = onnx.load(file_of(profile="fused", taps=taps, edits=taps))
     constant = {weight.name for weight in model.graph.initializer} | {""}
@@ -92,7 +92,7 @@ def test_for_cuda_sums_join_their_norms(torch_runner, tmp_path):
     assert ops(tmp_path / "x.onnx")["LayerNormalization"] == 0
 
 
-def test_the_portable_profile_stays_with_the_standard(torch_runner, tmp_path):
+def test_the_portable_profile_has_standard_operators_only(torch_runner, tmp_path):
     export_onnx(torch_runner, tmp_path / "x.onnx")
     model = onnx.load(tmp_path / "x.onnx")
     assert {node.domain for node in model.graph.node} == {""}

@@ -1,4 +1,4 @@
-"""Quantised exports: the packed weights, the files, what they cost, and what is refused."""
+"""Quantised exports: packed weights, files, the loss of accuracy, and what is refused."""
 
 import json
 from dataclasses import replace
@@ -61,8 +61,8 @@ def test_packed_weights_are_the_nearest_of_their_block(bits, shape):
     most = blocks.amax(-1).clamp(min=0) - blocks.amin(-1).clamp(max=0)
     step = (most / (2**bits - 1))[:, :, None]
     error = (packed.dequantised().view_as(blocks) - blocks).abs()
-    # Half a step where a value is rounded, as much where the zero point is; and a block.s range
-    # of 4 bits may have been narrowed to 0.85 of it, where that brings it nearer as a whole.
+    # Half a step where a value is rounded, as much where the zero point is; and the range
+    # of a 4-bit block may have been narrowed to 0.85, if that rounds it better as a whole.
     narrowed = 0.15 * most[:, :, None] if bits == 4 else 0
     assert (error <= 1.1 * step + narrowed).all()
     assert error.square().mean().sqrt() < (0.29 if bits == 4 else 0.32) * step.mean()
@@ -168,7 +168,7 @@ def test_a_head_of_its_own_is_packed_too(tmp_path, kind, monkeypatch):
     assert np.corrcoef(got.ravel(), want.ravel())[0, 1] > 0.9
 
 
-def test_verify_takes_the_same_road(quantised, tmp_path):
+def test_verify_compares_a_quantised_file(quantised, tmp_path):
     assert verify(quantised.path).cost.kl > 0
     write = tmp_path / "other"
     write.mkdir()
@@ -212,7 +212,7 @@ def test_without_a_tokenizer_random_tokens_are_predicted(bundled, quantised):
         ({"quantize": "int8"}, "a d_model of 24 cannot be quantised: it is not a multiple of 16"),
     ],
 )
-def test_what_cannot_be_quantised_is_told(torch_runner, tmp_path, options, message):
+def test_what_cannot_be_quantised_is_refused(torch_runner, tmp_path, options, message):
     with pytest.raises(ExportError, match=message):
         export_onnx(torch_runner, tmp_path / "x.onnx", **options)
     assert not list(tmp_path.iterdir())
