@@ -11,6 +11,7 @@ from pathlib import Path
 
 import onnxruntime as ort
 
+from gpt2kit.checks import check_text
 from gpt2kit.errors import EngineError
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
@@ -129,6 +130,7 @@ def choose(device: str) -> str:
 
     Raises EngineError for another name, and for "cuda" if it cannot be used here.
     """
+    check_text("device", device)
     if device not in ("auto", "cpu", "cuda"):
         raise EngineError(f"device {device!r} is not one of auto, cpu, cuda")
     if device == "cpu":

@@ -117,7 +117,7 @@ def sums_from(
     base, pieces = chosen[:, :1], found["high"].shape[1]
     log_z = found["high"] - np.log(found["most"])  # see `readout_graph.log_z_numpy`
     reference_mean = found["reference_mean"].reshape(rows, pieces, groups).swapaxes(0, 1)
-    above = ranks(found, targets, width)
+    above = target_ranks(found, targets, width)
     return Sums(
         base=np.broadcast_to(base.reshape(vectors), (pieces, *vectors)),
         log_z=log_z.T.reshape(pieces, *vectors),
@@ -130,7 +130,7 @@ def sums_from(
     )
 
 
-def ranks(found: dict[str, NDArray[Any]], targets: Ints, width: int) -> Ints:
+def target_ranks(found: dict[str, NDArray[Any]], targets: Ints, width: int) -> Ints:
     """(vectors, n) number of logits above each target's, from the counts of all pieces."""
     count, n = targets.shape
     rest = found["above_rest"].sum(-1).reshape(n - 1, count)

@@ -8,13 +8,15 @@ import pytest
 import exporters.engine.file_sessions
 from exporters import open_onnx
 from exporters.engine import devices, sessions
-from gpt2kit.errors import EngineError
+from gpt2kit.errors import EngineError, InputError
 from tests.conftest import close, no_gpu
 
 
 def test_an_unknown_device_is_refused(onnx_runner):
     with pytest.raises(EngineError, match="'tpu' is not one of auto, cpu, cuda"):
         open_onnx(onnx_runner.path, device="tpu")
+    with pytest.raises(InputError, match=r"device = 5 must be text, got int"):
+        open_onnx(onnx_runner.path, device=5)
 
 
 @pytest.mark.skipif(not no_gpu(), reason="this machine has a GPU")
