@@ -109,7 +109,7 @@ class Bench(ModelResult):
         if self.peak:
             ratio = f"{self.peak / self.all_weights:.2f} times all weights"
             rows.append(("peak memory", view.megabytes(self.peak), ratio))
-        return view.draw(self.engine, rows, f"medians, {self.threads} threads")
+        return view.draw_figures(self.engine, rows, f"medians, {self.threads} threads")
 
     def __repr__(self) -> str:
         return f"Bench({self.engine}: decode {self.decode_ms:.2f} ms on {self.threads} threads)"

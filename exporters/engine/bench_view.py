@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 
-def draw(title: str, rows: Iterable[tuple[str, str, str]], footer: str) -> Group:
+def draw_figures(title: str, rows: Iterable[tuple[str, str, str]], footer: str) -> Group:
     """One line per figure. rows: name, value with its unit, and a remark."""
     table = Table(box=None, show_header=False)
     table.add_column(justify="left")

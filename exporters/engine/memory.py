@@ -33,7 +33,7 @@ _RESHAPES = ("Cast", "Reshape", "Squeeze", "Unsqueeze")
 
 
 @dataclass(frozen=True)
-class Sizes:
+class ModelSizes:
     """Bytes of a model.
 
     weights: read by every decode step. all_weights: all of them, each counted once.
@@ -45,12 +45,12 @@ class Sizes:
     file: int | None
 
 
-def model_sizes(runner: Runner) -> Sizes:
+def model_sizes(runner: Runner) -> ModelSizes:
     """The sizes of a model on torch or onnxruntime. Raises InputError for another engine."""
     if isinstance(runner, OnnxRunner):
         files = [runner.path, data_file(runner.path)]
         on_disk = sum(file.stat().st_size for file in files if file.exists())
-        return Sizes(*_file_weights(runner.path), on_disk)
+        return ModelSizes(*_file_weights(runner.path), on_disk)
     from gpt2kit.torch_engine.runner import TorchRunner
 
     if not isinstance(runner, TorchRunner):
@@ -59,7 +59,7 @@ def model_sizes(runner: Runner) -> Sizes:
     named = runner.model.named_parameters()
     sizes = {name: weight.numel() * weight.element_size() for name, weight in named}
     read = sum(size for name, size in sizes.items() if name not in tables)
-    return Sizes(read, sum(sizes.values()), None)
+    return ModelSizes(read, sum(sizes.values()), None)
 
 
 def _file_weights(path: Path) -> tuple[int, int]:

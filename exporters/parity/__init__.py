@@ -1,1 +1,1 @@
-"""The gate: torch against ONNX, case by case."""
+"""The parity check: torch against ONNX, case by case."""

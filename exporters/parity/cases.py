@@ -1,4 +1,4 @@
-"""The cases of the gate: which tokens both engines run, how, with which edits, for which files.
+"""The cases of the parity check: which tokens both engines run, how, and with which edits.
 
 `PLAIN_CASES` and `EDIT_CASES` are the tables; `cases_for` picks the ones that a file can run. A
 run that fetches a tap uses another session, or another path, than a run that fetches none. A file
@@ -87,7 +87,7 @@ def short_decode(tokens: Tokens) -> Steps:
 
 
 def unequal_rows(tokens: Tokens) -> Steps:
-    """Rows of unequal length, padded, then some steps that follow each row's own end."""
+    """TokenRows of unequal length, padded, then some steps that follow each row's own end."""
     return [(tokens.ragged, tokens.lengths), *_steps_after(tokens)]
 
 

@@ -15,10 +15,10 @@ import torch
 
 from exporters.engine.runner import OnnxRunner
 from exporters.parity.cases import Case, Tokens, cases_for, draw_tokens
-from exporters.parity.cost import Cost, cost
+from exporters.parity.cost import Cost, measure_cost
 from exporters.parity.other_client import run_other_client
 from exporters.parity.report import Report
-from exporters.parity.token_rows import Rows, token_rows
+from exporters.parity.token_rows import TokenRows, token_rows
 from exporters.tracing.quantize import BITS, pack, unpack
 from gpt2kit.batch import KVCache
 from gpt2kit.readout import Floats
@@ -37,9 +37,9 @@ TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 0.15, **dict.fromkeys
 def compare(runner: TorchRunner, onnx: OnnxRunner) -> Report:
     """Run every case that applies to a file on both engines."""
     reference = rounded(runner, DTYPES[onnx.dtype])
-    loss: Cost | None = None
+    cost: Cost | None = None
     if onnx.quantize:
-        loss = cost(reference, onnx)
+        cost = measure_cost(reference, onnx)
         packed = pack(on_cpu(runner.model, torch.float32), onnx.quantize)
         reference = TorchRunner(unpack(packed), runner.tokenizer, runner.source)
     tally, tokens = Tally(TOLERANCE[onnx.precision]), draw_tokens(onnx.config)
@@ -56,14 +56,14 @@ def compare(runner: TorchRunner, onnx: OnnxRunner) -> Report:
         top1=tally.top1,
         positions=tally.positions,
         missed=None if onnx.quantize else tally.missed,
-        cost=loss,
+        cost=cost,
         **model_header(onnx),
     )
 
 
 def run_case(
     case: Case, tokens: Tokens, reference: TorchRunner, onnx: OnnxRunner
-) -> Iterator[tuple[Rows, Rows]]:
+) -> Iterator[tuple[TokenRows, TokenRows]]:
     """What torch and ONNX give in each run of a case."""
     steps = case.steps(tokens)
     if case.other_client:
@@ -73,7 +73,7 @@ def run_case(
     runners: tuple[Runner, Runner] = reference, onnx
     caches: list[KVCache] = [runner.new_cache(len(steps[0][0])) for runner in runners]
     for ids, lengths in steps:
-        outputs: list[Rows] = []
+        outputs: list[TokenRows] = []
         for i, runner in enumerate(runners):
             starts = caches[i].lengths
             run = runner.run(ids, taps=taps, cache=caches[i], lengths=lengths, edits=edits)
@@ -106,7 +106,7 @@ class Tally:
         self.worst: dict[str, tuple[float, str]] = {}
         self.top1 = self.positions = self.missed = 0
 
-    def add(self, case: str, expected: Rows, got: Rows) -> None:
+    def add(self, case: str, expected: TokenRows, got: TokenRows) -> None:
         """Count one run in. NaN is worse than any error."""
         for name, rows in expected.items():
             pairs = zip(rows, got[name], strict=True)

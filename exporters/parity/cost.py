@@ -53,7 +53,7 @@ class Cost:
         ]
 
 
-def cost(reference: Runner, quantised: Runner) -> Cost:
+def measure_cost(reference: Runner, quantised: Runner) -> Cost:
     """Compare a quantised file with the float32 model on text that the bundled model never saw.
 
     The text is the end of Alice in Wonderland; without a tokenizer, random tokens.

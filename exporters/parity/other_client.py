@@ -1,7 +1,7 @@
 """The graph as other software feeds it: optimum, onnxruntime-genai, transformers.js.
 
 Such a client pads on the left, passes one mask over all cached slots, and takes a cache that comes
-out longer than it went in. `OnnxRunner` does none of this, so the gate does it here.
+out longer than it went in. `OnnxRunner` does none of this, so the parity check does it here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from exporters.engine.runner import OnnxRunner
 from exporters.file.names import LOGITS_POSITIONS, past_names, present_names
 from exporters.parity.cases import Steps
-from exporters.parity.token_rows import Rows, row_axes, select_tokens, token_rows
+from exporters.parity.token_rows import TokenRows, row_axes, select_tokens, token_rows
 from gpt2kit.batch import KVCache
 from gpt2kit.readout import Ints
 from gpt2kit.torch_engine.runner import TorchRunner
@@ -56,7 +56,7 @@ class OtherClient:
 
 def run_other_client(
     steps: Steps, reference: TorchRunner, onnx: OnnxRunner
-) -> Iterator[tuple[Rows, Rows]]:
+) -> Iterator[tuple[TokenRows, TokenRows]]:
     """Torch and ONNX after each step; torch runs every row by itself, without padding."""
     rows = len(steps[0][0])
     client = OtherClient(onnx, rows)
@@ -64,7 +64,7 @@ def run_other_client(
     for ids, lengths in steps:
         padded, valid = pad_left(ids, lengths)
         outputs = client.step(padded, valid)
-        alone: list[Rows] = []
+        alone: list[TokenRows] = []
         for row, cache in enumerate(caches):
             starts = cache.lengths
             run = reference.run(padded[row][valid[row]], taps=onnx.taps, cache=cache)

@@ -1,4 +1,4 @@
-"""What the gate found: the worst error of every quantity, and the verdict."""
+"""The result of a parity check: the worst error of every quantity, and the verdict."""
 
 from __future__ import annotations
 
@@ -126,11 +126,11 @@ class Report(ModelResult):
         from exporters.parity import report_view as view
 
         rows = [(kind, error, name, case) for kind, (error, case, name) in self.kinds().items()]
-        verdict = f"{view.verdict(self.passed)} (tolerance {self.tolerance:.0e} for {self.dtype})"
+        verdict = f"{view.agreement(self.passed)} (tolerance {self.tolerance:.0e} for {self.dtype})"
         lines = [f"same top token at {self.top1} of {self.positions} positions", verdict]
         lines += self.cost.lines() if self.cost else []
         lines += [f"they part first at {self.diverged}"] if self.diverged else []
-        return view.draw(rows, self.tolerance, lines)
+        return view.draw_errors(rows, self.tolerance, lines)
 
     def __repr__(self) -> str:
         verdict = "passed" if self.passed else f"parts at {self.diverged or 'the top token'}"

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 
-def draw(
+def draw_errors(
     rows: Iterable[tuple[str, float, str, str]], tolerance: float, lines: Iterable[str]
 ) -> Group:
     """A table of errors, red where they exceed the tolerance, with lines of markup below it.
@@ -23,6 +23,6 @@ def draw(
     return Group(table, *map(Text.from_markup, lines))
 
 
-def verdict(passed: bool) -> str:
+def agreement(passed: bool) -> str:
     """The verdict as markup."""
     return "[green]torch and ONNX agree[/]" if passed else "[red]they do not agree[/]"

@@ -20,10 +20,10 @@ from gpt2kit.runner import Run
 from gpt2kit.taps import SCORES, axes_of
 from gpt2kit.torch_engine.cache import TorchCache
 
-Rows = dict[str, list[Floats]]  # "logits", "present.3.key" or a tap -> one array per row
+TokenRows = dict[str, list[Floats]]  # "logits", "present.3.key" or a tap -> one array per row
 
 
-def token_rows(run: Run, starts: Ints, onnx: OnnxRunner) -> Rows:
+def token_rows(run: Run, starts: Ints, onnx: OnnxRunner) -> TokenRows:
     """The outputs of one run of either engine. starts: (batch,) positions cached before it."""
     assert run.cache is not None
     ends = run.cache.lengths

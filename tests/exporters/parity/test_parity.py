@@ -1,4 +1,4 @@
-"""The gate passes a correct file, and names the first quantity that a wrong file gets wrong."""
+"""The parity check passes a correct file, and names what a wrong file gets wrong first."""
 
 import json
 from dataclasses import replace

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 import exporters.parity.cost
 from exporters import export_onnx, open_onnx, verify
 from exporters.file.names import parity_file
-from exporters.parity.cost import cost
+from exporters.parity.cost import measure_cost
 from exporters.tracing.packed_modules import Packed
 from exporters.tracing.quantize import pack, unpack
 from gpt2kit import TorchRunner, generate
@@ -189,7 +189,7 @@ def test_a_model_costs_itself_nothing(bundled, quantised):
         precision = "int8"
         run = staticmethod(bundled.run)
 
-    nothing = cost(bundled, Itself())
+    nothing = measure_cost(bundled, Itself())
     assert nothing.kl == 0
     assert nothing.top1 == 1
     assert nothing.perplexity[0] == nothing.perplexity[1]
@@ -197,7 +197,7 @@ def test_a_model_costs_itself_nothing(bundled, quantised):
 
 def test_without_a_tokenizer_random_tokens_are_predicted(bundled, quantised):
     mute = TorchRunner(bundled.model)
-    assert cost(mute, quantised).text == "random tokens"
+    assert measure_cost(mute, quantised).text == "random tokens"
 
 
 @pytest.mark.parametrize(
