@@ -218,7 +218,7 @@ def test_impossible_directions_are_refused(torch_runner, call, error, message):
         (lambda r: linear_probe(r, ABOVE, None, tap=TAP), "labels = None must be a list"),
         (lambda r: linear_probe(r, None, [1], tap=TAP), "prompts = None must be a list"),
         (lambda r: linear_probe(r, "abc", [0, 1, 0], tap=TAP), "prompts = 'abc' must be a list"),
-        (lambda r: linear_probe(r, ABOVE, [0, 1, 0], tap=TAP, seed=-1), "seed = -1 must be at"),
+        (lambda r: linear_probe(r, ABOVE, [0, 1, 0], tap=TAP, seed=-1), "seed = -1 must"),
         (lambda r: linear_probe(r, ABOVE, [0, 1, 0], tap=TAP, seed=1.5), "seed = 1.5 must be an"),
         (lambda r: linear_probe(r, ABOVE, [0, 1, 0], tap=TAP, held_out=None), "held_out = None"),
         (lambda r: linear_probe(r, ABOVE, [0, 1, 0], tap=TAP, held_out="x"), "held_out = 'x' must"),
