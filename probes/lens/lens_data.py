@@ -9,6 +9,13 @@ from gpt2kit.errors import InputError
 from gpt2kit.result import Row
 
 CellData = Mapping[str, Any]  # see `LogitLens.cells`
+# Keys that lenses were first saved with -> the same in the header of all prompt results.
+FIRST_KEYS = {
+    "model": "source",
+    "bos_added": "has_bos",
+    "ids": "prompt_ids",
+    "tokens": "prompt_tokens",
+}
 
 
 def fields(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -24,9 +31,16 @@ def fields(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_shape(data: Mapping[str, Any]) -> None:
-    """Raise InputError unless there is a cell for each row and position, with all targets."""
-    if len(data["ids"]) != len(data["tokens"]):
-        raise InputError(f"saved lens has {len(data['ids'])} ids, {len(data['tokens'])} tokens")
+    """Raise InputError unless the parts of a saved lens fit each other.
+
+    There must be a cell for each row and position, with all targets.
+    """
+    for first, name in FIRST_KEYS.items():
+        if data[first] != data[name]:
+            raise InputError(f"saved lens has {first} unlike its {name}")
+    ids, tokens = len(data["prompt_ids"]), len(data["prompt_tokens"])
+    if ids != tokens:
+        raise InputError(f"saved lens has {ids} ids, {tokens} tokens")
     cells, rows, positions = data["cells"], len(data["rows"]), len(data["positions"])
     if not cells or len(cells) != rows * positions:
         raise InputError(
@@ -37,19 +51,10 @@ def _check_shape(data: Mapping[str, Any]) -> None:
 
 
 def _header(data: Mapping[str, Any]) -> dict[str, Any]:
-    following = [*data["ids"][1:], -1]
-    return {
-        "kind": data["kind"],
-        "source": data["model"],
-        "dtype": data["dtype"],
-        "has_bos": data["bos_added"],
-        "prompt_ids": data["ids"],
-        "prompt_tokens": data["tokens"],
-        "rows": data["rows"],
-        "positions": data["positions"],
-        "next_ids": [following[p] for p in data["positions"]],
-        "targets": data["targets"],
-    }
+    following = [*data["prompt_ids"][1:], -1]
+    kept = ("kind", "source", "dtype", "prompt_ids", "prompt_tokens", "has_bos")
+    header = {name: data[name] for name in (*kept, "rows", "positions", "targets")}
+    return header | {"next_ids": [following[p] for p in data["positions"]]}
 
 
 def _values(cells: Sequence[CellData], columns: int) -> dict[str, Any]:

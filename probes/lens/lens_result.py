@@ -73,15 +73,24 @@ class LogitLens(PromptResult):
         return np.exp(logprobs) if by == "prob" else logprobs + self.log_z
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data: a header, and one entry for each cell."""
-        return {
+        """Plain data: the header of every prompt result, and one entry for each cell.
+
+        The keys model, bos_added, ids and tokens repeat the header under the names that lenses
+        were first saved with; programs read them.
+        """
+        header = {
             "kind": self.kind,
             "schema_version": self.schema_version,
-            "model": self.source,
+            "source": self.source,
             "dtype": self.dtype,
-            "bos_added": self.has_bos,
-            "ids": self.prompt_ids.tolist(),
-            "tokens": list(self.prompt_tokens),
+            "prompt_ids": self.prompt_ids.tolist(),
+            "prompt_tokens": list(self.prompt_tokens),
+            "has_bos": self.has_bos,
+        }
+        first = {key: header[name] for key, name in lens_data.FIRST_KEYS.items()}
+        return {
+            **header,
+            **first,
             "rows": list(self.rows),
             "positions": self.positions.tolist(),
             "targets": list(self.targets),

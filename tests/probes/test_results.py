@@ -126,6 +126,7 @@ def test_a_saved_result_has_a_header_and_all_fields(result):
     if type(result).__name__ == "LogitLens":  # which keeps the keys of its first version
         assert data["kind"] == result.kind
         assert set(data) >= {"model", "dtype", "bos_added", "ids", "tokens", "rows", "cells"}
+        assert set(data) >= {"source", "prompt_ids", "prompt_tokens", "has_bos"}
     else:
         assert data["kind"] == result.result_kind()
         assert set(vars(result)) <= set(data)
