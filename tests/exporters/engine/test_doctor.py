@@ -82,6 +82,7 @@ def test_a_package_that_is_missing_is_named(monkeypatch):
 
 def test_a_missing_bundled_model_is_bad_and_exits_1(monkeypatch, tmp_path):
     monkeypatch.setattr(find, "BUNDLED", tmp_path / "[gone]")
+    monkeypatch.setenv("COLUMNS", "400")  # else a long path is folded at the edge
     assert any("bundled model is missing" in text for text in bad_texts())
     result = CliRunner().invoke(main, ["doctor"])
     assert result.exit_code == 1
