@@ -115,7 +115,7 @@ class Grid:
         if self.corner:
             yield Text(self.corner, "dim")
         for label, cells in self.lines:
-            line = Text(fit_width(label, self._label), "dim")
+            line = Text.assemble((fit_width(label, self._label), "dim"))  # cells are not dim
             for text, colour in (cells[i] for i in page):
                 line.append(fit_width(text, cell, right=not self.words), style_on(colour))
             yield line

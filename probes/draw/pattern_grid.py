@@ -58,7 +58,7 @@ class PatternGrid:
         values = sums / np.diff([*starts, len(self.tokens)])[:, None]
         for row, start in enumerate(starts):
             label = fit_width(f"{start:>4} {visible(self.tokens[start])}", LABEL_WIDTH - 1)
-            line = Text(f"{label} ", "dim", no_wrap=True)
+            line = Text.assemble((f"{label} ", "dim"), no_wrap=True)  # cells are not dim
             for value in values[row, : row + 1]:
                 line.append(_cell(float(value), width), _style(float(value), width))
             yield line

@@ -71,3 +71,13 @@ def test_only_the_last_blocks_are_shown_and_it_says_so():
 def test_html_has_room_for_all_columns():
     assert grid(40).width > 120
     assert html(grid(40)).count("layer") == 1
+
+
+def test_cells_are_not_dim_though_their_labels_are():
+    console = Console(width=80, color_system="truecolor", force_terminal=True)
+    lines = console.render_lines(grid(3), pad=False)
+    row = next(line for line in lines if line and line[0].text.startswith("2"))
+    label, *cells = (segment for segment in row if segment.text.strip())
+    assert label.style.dim
+    assert len(cells) == 3
+    assert not any(cell.style.dim for cell in cells)
