@@ -20,16 +20,19 @@ def split_run(batch: Batch, size: int) -> list[Batch]:
     columns = batch.ids.shape[1]
     if size == columns:
         return [batch]
-    chunk = _one_column if size == 1 else _columns_of_one_row
-    return [chunk(batch, start, size) for start in range(0, columns, size)]
+    if size == 1:
+        return [_one_column(batch, column) for column in range(columns)]
+    return [_columns_of_one_row(batch, start, size) for start in range(0, columns, size)]
 
 
-def _one_column(batch: Batch, start: int, size: int) -> Batch:
-    """One token of every row. A row that has ended runs its last token again, at the same place,
-    which changes nothing."""
-    column = np.minimum(start, batch.lengths - 1)
-    ids = batch.ids[np.arange(len(batch.ids)), column][:, None]
-    return Batch(ids, np.ones_like(batch.lengths), batch.starts + column)
+def _one_column(batch: Batch, column: int) -> Batch:
+    """One token of every row.
+
+    A row that has ended runs its last token again at the same place, which changes nothing.
+    """
+    columns = np.minimum(column, batch.lengths - 1)  # (batch,)
+    ids = batch.ids[np.arange(len(batch.ids)), columns][:, None]
+    return Batch(ids, np.ones_like(batch.lengths), batch.starts + columns)
 
 
 def _columns_of_one_row(batch: Batch, start: int, size: int) -> Batch:
@@ -49,6 +52,6 @@ def join_outputs(chunks: Sequence[NDArray[Any]], name: str, end: int) -> NDArray
 
 
 def last_logits(logits: NDArray[Any], lengths: NDArray[np.int64]) -> NDArray[Any]:
-    """(batch, pos, vocab) -> (batch, 1, vocab): those of the last token of each row."""
+    """(batch, pos, vocab) -> (batch, 1, vocab): the logits of the last token of each row."""
     last: NDArray[Any] = logits[np.arange(len(logits)), lengths - 1][:, None]
     return last

@@ -20,20 +20,16 @@ class NotTheRealModel(GPT2KitError):
 
 
 def require_gpt2(runner: Runner) -> None:
-    """Raise NotTheRealModel, which says why, unless the model is gpt2 (124M)."""
+    """Raise NotTheRealModel, which says why, unless the model is gpt2 (124M).
+
+    Its sizes, its vocabulary and its loss on a text decide. A quantised gpt2 passes; a random or
+    much changed model of the same sizes does not.
+    """
     if difference := _difference(runner):
         raise NotTheRealModel(
             f"{runner.source} is not gpt2 (124M): {difference}; the published facts are about that "
             "one, so name gpt2 or a folder with its weights"
         )
-
-
-def is_real_gpt2(runner: Runner) -> bool:
-    """Whether the model is gpt2 (124M), by its sizes, its vocabulary, and its loss on a text.
-
-    A random or much changed model of the same sizes is not; a quantised gpt2 is.
-    """
-    return not _difference(runner)
 
 
 def _difference(runner: Runner) -> str:

@@ -32,18 +32,23 @@ class Disguised:
 
 
 def test_only_a_model_with_gpt2s_sizes_vocabulary_and_loss_is_gpt2(monkeypatch):
-    assert real_gpt2.is_real_gpt2(Disguised(5.3318558))
-    assert real_gpt2.is_real_gpt2(Disguised(5.4))
-    assert not real_gpt2.is_real_gpt2(Disguised(np.log(50257)))
-    assert not real_gpt2.is_real_gpt2(Disguised(5.0))
-    assert not real_gpt2.is_real_gpt2(Disguised(float("nan")))
-    assert not real_gpt2.is_real_gpt2(Disguised(5.3318558, n_layer=24))
-    assert not real_gpt2.is_real_gpt2(Disguised(5.3318558, n_embd=1024, n_head=16))
+    real_gpt2.require_gpt2(Disguised(5.3318558))
+    real_gpt2.require_gpt2(Disguised(5.4))
+    for other in (
+        Disguised(np.log(50257)),
+        Disguised(5.0),
+        Disguised(float("nan")),
+        Disguised(5.3318558, n_layer=24),
+        Disguised(5.3318558, n_embd=1024, n_head=16),
+    ):
+        with pytest.raises(NotTheRealModel):
+            real_gpt2.require_gpt2(other)
     monkeypatch.setattr(real_gpt2, "MARY", 1)
     real = Disguised(5.3318558)
     monkeypatch.setattr(real_gpt2, "MARY", 2)
     real.encode = lambda text: [1, 2, 3]
-    assert not real_gpt2.is_real_gpt2(real)
+    with pytest.raises(NotTheRealModel, match="vocabulary"):
+        real_gpt2.require_gpt2(real)
 
 
 @pytest.mark.parametrize(
@@ -67,6 +72,8 @@ def test_a_random_model_of_gpt2s_sizes_is_not_gpt2(by_torch):
     config = GPT2Config(n_embd=24, n_layer=1, n_head=2)
     runner = TorchRunner(random_model(config), Tokenizer.from_folder(GPT2_TOKENIZER))
     runner.config = GPT2Config()  # only seemingly: the whole would be 500 MB
-    assert "loss" in real_gpt2._difference(runner)
+    with pytest.raises(NotTheRealModel, match="its loss"):
+        real_gpt2.require_gpt2(runner)
     runner.tokenizer = None
-    assert "vocabulary" in real_gpt2._difference(runner)
+    with pytest.raises(NotTheRealModel, match="vocabulary"):
+        real_gpt2.require_gpt2(runner)
