@@ -14,7 +14,7 @@ def row(
 ) -> str:
     """A line of the first table: medians, and the median and range of the ratio b / a.
 
-    a, b: milliseconds of ours and of theirs in each round. A ratio is taken within a round.
+    a, b: milliseconds of ours and of theirs in each round. Each ratio compares times of one round.
     """
     ratios = sorted(y / x for x, y in zip(a, b, strict=True))
     middle, low, high = statistics.median(ratios), ratios[0], ratios[-1]

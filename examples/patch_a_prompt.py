@@ -39,7 +39,7 @@ def main() -> None:
     heads = activation_patching(gpt2, CLEAN, CORRUPT, metric=metric, over="z", positions=[-1])
     print(heads)
     best, head, _ = np.unravel_index(heads.normalised.argmax(), heads.normalised.shape)
-    print(f"head {best}.{head} brings most of it there: {heads.normalised.max():.2f}")
+    print(f"head {best}.{head} moves the largest part of it: {heads.normalised.max():.2f}")
 
 
 if __name__ == "__main__":

@@ -189,7 +189,7 @@ def _append_metadata(path: Path, written: FileMetadata, complete: FileMetadata) 
 def _place(folder: Path, target: Path) -> None:
     """Move the finished files to where they belong.
 
-    The model comes last: whoever sees it also sees the files that belong to it.
+    The model comes last, so that its weights and sidecars are there as soon as it appears.
     """
     made = sorted(folder.iterdir(), key=lambda file: file.name == target.name)
     replaced = target.exists()

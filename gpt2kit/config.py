@@ -71,7 +71,7 @@ def _is_positive_integer(value: object) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class GPT2Config:
-    """The numbers and switches that define a GPT-2; field names are those of Hugging Face."""
+    """The numbers and switches that define a GPT-2; field names are Hugging Face's."""
 
     vocab_size: int = 50257
     n_positions: int = 1024

@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from gpt2kit.errors import EditError
 
-# Digits are [0-9] throughout: \d would also take those of other scripts for numbers.
+# Digits are [0-9] throughout: \d would also match the digits of other scripts.
 _EDIT = re.compile(
     r"(?P<tap>[^\s=/]+?)\s*(?:\[(?P<at>(?:[^\[\]]|\[[^\[\]]*\])*=(?:[^\[\]]|\[[^\[\]]*\])*)\])?"
     r"\s*(?P<op>[-+*]?=)\s*(?P<value>[^\s=].*)"

@@ -43,7 +43,7 @@ def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _onednn_works() -> bool:
-    """Whether this torch has the operator and it computes what we expect of it."""
+    """Whether this torch has the operator, and the operator's result is correct."""
     x, weight, bias = (torch.ones(size, device="cpu") for size in ((2, 3), (3, 4), (4,)))
     try:
         with torch.no_grad():

@@ -1,7 +1,7 @@
 """GPT-2, read top-down. Module names equal the keys of Hugging Face checkpoints.
 
-Axes are those of `gpt2kit.taps`. The value at every tap passes through `Hooks`, which edits it and
-keeps it if the caller wants that; without taps and edits, a forward pass is the plain computation.
+Axes are named as in `gpt2kit.taps`. The value at every tap passes through `Hooks`, which edits it
+and keeps it if the run names the tap. Without both, it is the plain computation.
 
 Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"; pre-norm blocks,
 learned positions, one matrix for embedding and unembedding.
@@ -52,7 +52,7 @@ Look = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
 class Cache:
-    """Keys and values to attend to: in this class, those of this run alone.
+    """Keys and values to attend to: in this class, only the keys and values of this run.
 
     Engines override `update` to add the keys and values of earlier runs.
     """

@@ -28,7 +28,7 @@ Ints = NDArray[np.int64]
 class Readout:
     """Next-token statistics of residual vectors read through ln_f and the unembedding.
 
-    Leading axes (…) are those of the residual vectors; logarithms are natural.
+    Leading axes (…) are the residual vectors' own; logarithms are natural.
     top_ids, top_logprobs: (…, top_k), likeliest first.
     log_z:   (…) log-sum-exp of the logits, so that logit = log-probability + log_z.
     entropy: (…) nats.

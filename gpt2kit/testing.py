@@ -43,7 +43,7 @@ class FakeCache(KVCache):
 class FakeRunner:
     """A Runner in which layer i adds tanh(x + b_i) to the residual stream x; no layer norm.
 
-    Its taps are those of the residual stream, to read and to edit; other taps are a TapError. Its
+    It has the taps of the residual stream, to read and to edit; other taps are a TapError. Its
     weights are random numbers, always the same for one name and shape. With a tokenizer,
     config.vocab_size must be the tokenizer's.
     """

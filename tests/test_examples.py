@@ -70,7 +70,7 @@ def test_patching_finds_the_layer_and_the_head():
     assert moved
     assert moved[1] == "3"
     assert float(moved[2]) > 0.7 > 0.3 > float(moved[3])
-    assert re.search(r"head 3\.2 brings most of it there: 0\.[67]", text)
+    assert re.search(r"head 3\.2 moves the largest part of it: 0\.[67]", text)
 
 
 def test_steering_turns_her_into_his():

@@ -101,7 +101,7 @@ def model_fields(model: GPT2, recipe: Recipe, corpus: Corpus) -> dict[str, Any]:
 
 
 def loss_fields(model: GPT2, recipe: Recipe, corpus: Corpus) -> dict[str, Any]:
-    """The held-out loss beside that of n-gram models."""
+    """The held-out loss beside the loss of n-gram models."""
     orders = ngram_losses(corpus, recipe.vocab_size)
     best = min(orders, key=lambda order: orders[order])
     rows = [

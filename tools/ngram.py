@@ -45,7 +45,7 @@ def _discounts(counts: IntArray) -> FloatArray:
 def _level(grams: IntArray, counts: IntArray, bits: int) -> _Level:
     """Turn the distinct n-grams of one order and their counts into lookup tables."""
     discount = _discounts(counts)[np.minimum(counts, 3)]
-    # The grams are sorted, so those that share a context lie next to each other.
+    # The grams are sorted, so grams that share a context are adjacent.
     contexts, first, of_gram = np.unique(grams >> bits, return_index=True, return_inverse=True)
     totals = np.add.reduceat(counts, first).astype(np.float64)
     back_off = np.add.reduceat(discount, first) / totals

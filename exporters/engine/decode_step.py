@@ -98,7 +98,7 @@ class Decoder:
         self._inputs[name].update_inplace(np.ascontiguousarray(array))
 
     def _bind_edits(self, edits: EditFeeds) -> None:
-        """Bind the inputs of these edits, and undo those of the step before."""
+        """Bind the inputs of these edits, and reset the edits of the previous step."""
         for name in self._edited - edits.keys():
             self._binding.bind_ortvalue_input(name, self._identities[name])
         for name, value in edits.items():

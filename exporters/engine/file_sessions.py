@@ -21,7 +21,7 @@ T = TypeVar("T")
 class FileSessions:
     """One file on one device: a lean session, and a whole one when it is needed.
 
-    The lean session leaves out all taps but those of the residual stream, since they cost time even
+    The lean session leaves out all taps except the residual stream's, since they cost time even
     if nobody fetches them. When a run first asks for such a tap, the whole session is opened beside
     the lean one, and serves the runs that ask. It holds the weights once more in memory.
 

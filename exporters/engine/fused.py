@@ -117,7 +117,7 @@ class FusedGraph(Graph[InPlaceCache]):
     def _buffers(
         self, request: Request[InPlaceCache], chunks: int
     ) -> tuple[Sequence[ort.OrtValue], dict[str, ort.OrtValue | None]]:
-        """Keys and values that go in, and where those that come out are written.
+        """The cache's keys and values before the run, and where the new ones are written.
 
         Without a cache, several chunks share buffers of this run, and one chunk keeps nothing.
         """

@@ -47,7 +47,7 @@ class PieceSums:
     high: str  # (vectors, 1) the largest logit
     most: str  # (vectors, 1) the probability of that token within the piece
     mean: str  # (vectors, 1, 1) mean logit under the probabilities within the piece
-    reference_mean: str  # (row, 1, group) the same under those of the row's last group
+    reference_mean: str  # (row, 1, group) the same under the probabilities of the row's last group
     above_first: str  # (vectors, 1) number of logits above the first target's
     above_rest: str  # (others, vectors, 1) and above each other target's
     own: str  # (vectors, n) the targets' logits, if they are in this piece
@@ -82,7 +82,7 @@ def sums_graph(
     weights: ReadoutWeights, epsilon: float, pieces: Sequence[Piece], *, whole: bool
 ) -> GraphBuilder:
     """The sums over some pieces of the vocabulary; see `Inputs` and `PieceSums`, whose names are
-    those of the graph's outputs, and `chosen`: (vectors, n) logits of the targets.
+    the graph's outputs, and `chosen`: (vectors, n) logits of the targets.
 
     whole: there is one piece, the vocabulary, and its logits come from one product.
     """
@@ -133,7 +133,7 @@ def product(g: GraphBuilder, normed: str, table: Array | QuantisedTable) -> str:
 
 
 def target_logits(g: GraphBuilder, normed: str, table: Array, targets: str) -> str:
-    """Logits (vectors, n) of the targets, without those of other tokens.
+    """Logits (vectors, n) of the targets, without computing the logits of other tokens.
 
     A Scan takes the targets one by one: all at once would gather (vectors, n, d_model) numbers.
     """
@@ -153,11 +153,11 @@ def target_logits_numpy(normed: Array, table: Array, targets: Array) -> Array:
 
 
 def relative_to_first(g: GraphBuilder, chosen: str) -> tuple[str, str]:
-    """What to add to all logits of a vector, and the other targets' logits after that.
+    """The number to add to all logits of a vector, and the other targets' logits with it added.
 
-    Logits are taken relative to that of the first target. What is larger than this target is then
-    above 0, which needs no subtraction; and the means below are sums of small numbers, so that
-    float32 loses fewer digits of them.
+    Logits are taken relative to the first target's logit. A logit larger than this
+    target's is then above 0, which needs no subtraction; and the means below are sums of small
+    numbers, so that float32 loses fewer digits.
     """
     first = g.op("Slice", chosen, g.constant([0]), g.constant([1]), g.constant([-1]))
     rest = g.op("Slice", chosen, g.constant([1]), g.constant([END]), g.constant([-1]))

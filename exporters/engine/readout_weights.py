@@ -18,7 +18,7 @@ class QuantisedTable:
     """The unembedding as integers in blocks, the operands of MatMulNBits.
 
     packed: uint8. scales: float16, one a block. zeros: uint8, or None if every zero point is in the
-    middle of the range. attributes: those of the operator (K, N, bits, block_size, …).
+    middle of the range. attributes: the operator's attributes (K, N, bits, block_size, …).
     """
 
     packed: NDArray[Any]

@@ -100,7 +100,7 @@ class OnnxRunner:
 
     @property
     def run_options(self) -> ort.RunOptions:
-        """Options for whoever runs a session directly."""
+        """Options to pass to `session.run` when calling it directly."""
         return self.sessions.run_options
 
     @property

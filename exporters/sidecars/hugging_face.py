@@ -28,8 +28,8 @@ def _sidecars(runner: TorchRunner) -> dict[str, str]:
 def new_sidecars(runner: TorchRunner, folder: Path, overwrite: bool) -> dict[str, str]:
     """File name -> content of the files to write.
 
-    All of them if the folder has none, or with `overwrite`; else those that it lacks. Raises
-    ExportError if the folder has files of another model.
+    Every file if the folder has no such file, or with `overwrite`; else the missing ones.
+    Raises ExportError if the folder has files of another model.
     """
     wanted = _sidecars(runner)
     present = [name for name in wanted if (folder / name).exists()]

@@ -50,7 +50,7 @@ def describe(
 
 
 def _clear_notes(model: onnx_ir.Model) -> None:
-    """Remove what the tracer noted, paths of this machine among it."""
+    """Remove the tracer's notes, which include paths of this machine."""
     for node in model.graph.all_nodes():
         node.metadata_props.clear()
         node.doc_string = None
@@ -70,7 +70,7 @@ def _name_weights(graph: onnx_ir.Graph) -> None:
 
 
 def _name_present_length(graph: onnx_ir.Graph, profile: str) -> None:
-    """Name the cache's length. In the fused profile, it is the buffer's, not that of the tokens."""
+    """Name the cache's length. In the fused profile, it is the length of the buffer."""
     length = {"fused": "present_length", "portable": "total_sequence_length"}[profile]
     for value in graph.outputs:
         if value.shape is not None and (value.name or "").startswith("present."):

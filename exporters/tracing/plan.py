@@ -1,4 +1,4 @@
-"""What a file is to be, and which plans can be carried out."""
+"""The plan of an exported file, and which plans are possible."""
 
 from __future__ import annotations
 

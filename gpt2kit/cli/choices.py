@@ -22,7 +22,7 @@ ABLATIONS = ("zero", "mean", "resample")
 
 
 class AsciiInteger(click.types.IntParamType):
-    """An integer in the digits 0 to 9; Python's `int` also reads those of other scripts."""
+    """An integer in the digits 0 to 9; Python's `int` also reads digits of other scripts."""
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         """Read the number, or fail as click does."""

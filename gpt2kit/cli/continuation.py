@@ -23,7 +23,7 @@ class Continuation(PromptResult):
     text: str  # what was generated, without the prompt
     ids: Ints  # (T,) the tokens of `text`; the last may go on past a stop string
     tokens: tuple[str, ...]  # (T,) the same as text
-    options: dict[str, Any]  # those of `gpt2kit.generate`
+    options: dict[str, Any]  # keyword arguments of `gpt2kit.generate`
 
     def table(self) -> list[Row]:
         """One row."""

@@ -114,7 +114,7 @@ class CommandGroup(click.Group):
             fail(usage_message(error), error.exit_code)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; a bug is told from bad input by its exit code."""
+        """Run the command; bad input exits with 2, a bug with 70."""
         try:
             return super().invoke(ctx)
         except (click.exceptions.Exit, click.Abort, BrokenPipeError):

@@ -98,7 +98,7 @@ def _canonical(
 
 
 def _check(weights: Mapping[str, Tensor], model: Mapping[str, Tensor], folder: Path) -> None:
-    """Raise CheckpointError unless the weights are exactly those that the model has."""
+    """Raise CheckpointError unless names and shapes of the weights are the model's."""
     for name, x in model.items():
         if name not in weights:
             raise CheckpointError(

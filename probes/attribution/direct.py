@@ -96,7 +96,7 @@ def direct_logit_attribution(
     by: str = "component",
     prepend_bos: bool = False,
 ) -> DirectLogitAttribution:
-    """A logit as the sum of what each part of the model writes in the direction of its token.
+    """A logit as the sum of the contributions of all parts of the model.
 
     The scale of the last layer norm is held fixed at its value in this run; the norm's mean
     subtraction, gain and bias are accounted for. The parts of a single logit include what all

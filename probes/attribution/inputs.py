@@ -31,7 +31,7 @@ _BACKWARD_TOKENS = 1024  # tokens in one backward pass, whose memory grows with 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class InputAttribution(AttributionHeader):
-    """What each token of the prompt adds to a logit, or to a difference of two.
+    """How much each token of the prompt adds to a logit, or to a difference of two logits.
 
     `completeness` is the sum of the values minus the change from the baseline,
     `total - baseline_total`. Integrated gradients bring it to 0 with enough `steps`. For gradient x

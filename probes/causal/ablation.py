@@ -95,7 +95,7 @@ class Ablation(ModelResult):
             values,
             columns,
             most=max(float(np.abs(values).max()), 1e-12),
-            legend="cell: what is added to that",
+            legend="cell: change of the metric",
             tap=self.over if self.axes[0] == "tap" else None,
         )
 

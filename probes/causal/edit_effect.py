@@ -1,4 +1,4 @@
-"""What an edit changes in what a model says: the text and the next tokens, without and with it."""
+"""What an edit changes: the generated text and the next tokens, without and with the edit."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def edit_effect(
     edits:   Edits, or text such as "blocks.9.z[head=9] = 0" (see `Edit.parse`).
     shown:   how many of the likeliest next tokens to keep.
     seed:    of the random numbers; by default a fresh one.
-    options: those of `gpt2kit.generate`: max_new_tokens, greedy, top_k, ….
+    options: passed to `gpt2kit.generate`: max_new_tokens, greedy, top_k, ….
     Raises InputError for a prompt that is not one text, and as `generate` does; EditError for
     edits that do not fit.
     """

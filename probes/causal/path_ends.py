@@ -101,7 +101,7 @@ def select_names(patterns: Patterns, known: Iterable[str], what: str) -> list[st
 def select_groups(
     patterns: ReceiverPatterns, known: Mapping[str, Receiver]
 ) -> list[tuple[Receiver, ...]]:
-    """Groups of receivers that are patched together: single ones, then those of each tuple."""
+    """Groups of receivers that are patched together: single receivers, then the tuples."""
     given = _listed(patterns, "receiver")
     single = [pattern for pattern in given if not isinstance(pattern, tuple | list)]
     groups = [[name] for name in select_names(single, known, "receiver")] if single else []

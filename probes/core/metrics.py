@@ -121,7 +121,7 @@ class Metric:
         return out
 
     def __call__(self, logits: Any, ids: Ints, reference: Any) -> Any:
-        """Logits (batch, vocab) -> (batch,); the other arguments are those of `function`."""
+        """Logits (batch, vocab) -> (batch,); the other arguments are passed to `function`."""
         values = self.function(logits, ids, reference)
         shape = getattr(values, "shape", None)
         if shape is None or tuple(shape) != (len(logits),):

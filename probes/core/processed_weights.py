@@ -2,7 +2,7 @@
 
 Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits". A layer norm's gain and
 bias are linear, so the matrices that read the norm can absorb them. A layer norm subtracts the mean
-over d_model, so nothing needs to write one. A softmax ignores what is common to all logits.
+over d_model, so no matrix needs to write one. A softmax ignores a constant added to all logits.
 """
 
 from __future__ import annotations

@@ -58,8 +58,8 @@ class PromptPair:
         if not abs(clean_value - corrupt_value) > 1e-6 * max(abs(clean_value), abs(corrupt_value)):
             raise InputError(
                 f"the {metric.name} is {clean_value:.6g} on the clean prompt and "
-                f"{corrupt_value:.6g} on the corrupt one; nothing can be normalised by that, take "
-                "other prompts or tokens"
+                f"{corrupt_value:.6g} on the corrupt one; effects are normalised by the "
+                "difference, so take prompts or tokens for which the values differ"
             )
         texts = [token_texts(runner, run.ids) for run in (clean, corrupt)]
         return cls(clean, corrupt, texts[0], texts[1], measure, clean_value, corrupt_value)

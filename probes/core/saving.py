@@ -1,4 +1,4 @@
-"""What a sweep saved by running copies together and sharing layers."""
+"""How much a sweep saved by running copies together and sharing layers."""
 
 from __future__ import annotations
 

@@ -93,14 +93,14 @@ def pca_directions(
     x = collect(runner, prompts, taps=tap, position=position)[tap].astype(np.float64)
     most = min(len(x) - 1, x.shape[1])
     if check_integer("n", n, low=-(1 << 31)) < 1 or n > most:
-        raise InputError(f"n = {n} components asked for; {len(x)} prompts have from 1 to {most}")
+        raise InputError(f"n = {n} components, but {len(x)} prompts have from 1 to {most}")
     mean = x.mean(0)
     _, sizes, vectors = np.linalg.svd(x - mean, full_matrices=False)
     varied = int((sizes > _ROUNDING * np.linalg.norm(x)).sum())
     if varied < n:
         raise InputError(
-            f"n = {n} components asked for, but the {len(x)} prompts differ at {tap} in "
-            f"{counted(varied, 'direction')} alone; give prompts that differ more"
+            f"n = {n} components, but the {len(x)} prompts differ at {tap} in "
+            f"{counted(varied, 'direction')} only; give prompts that differ more"
         )
     shares = sizes**2 / (sizes**2).sum()
     signs = np.sign(vectors[np.arange(len(vectors)), np.abs(vectors).argmax(1)])

@@ -28,7 +28,7 @@ def header(rows: int) -> tuple[Text, Text]:
     """What the columns are. rows: the embedding and every layer."""
     titles = f"{'token':<{TOKEN_WIDTH}}{'leads from':<{LEADS_WIDTH}}"
     bars = "bars: its probability from the embedding up, 0.001% to 100% on a log scale"
-    return Text(f"{titles}{_ends(rows)}  in the end", "bold"), Text(bars, "dim")
+    return Text(f"{titles}{_ends(rows)}  final", "bold"), Text(bars, "dim")
 
 
 def _ends(rows: int) -> str:

@@ -1,4 +1,4 @@
-"""What a head's weights say by themselves: its OV circuit and its QK circuit.
+"""The OV circuit and the QK circuit of a head, from its weights alone.
 
 OV says what a head writes, given the token that it attends to; QK says which tokens it attends to.
 Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits". With E the embedding, U

@@ -1,4 +1,4 @@
-"""What a logit lens or a tuned lens gives: its numbers, as data and as a grid."""
+"""The result of a logit lens or a tuned lens: its numbers, as data and as a grid."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class LogitLens(PromptResult):
 
     @property
     def logit_diff(self) -> Floats:
-        """(R, P) logit of the first target minus that of the second."""
+        """(R, P) logit of the first target minus the logit of the second."""
         if len(self.targets) != 2:
             raise InputError(f"a difference needs two targets, this lens has {len(self.targets)}")
         diff: Floats = self.target_logprobs[..., 0] - self.target_logprobs[..., 1]

@@ -1,4 +1,4 @@
-"""Random tokens said twice: whoever finds the first occurrence knows the next token."""
+"""Random tokens, repeated once: the first occurrence of a token predicts the next token."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from probes.tasks.sampling_words import seeded
 def repeated_tokens(
     vocab_size: int, batch: int, length: int, *, seed: int = 0, bos: int | None = None
 ) -> Ints:
-    """(batch, 2 * length) random tokens, each row said twice; with a BOS, (batch, 1 + 2 * length).
+    """(batch, 2 * length) random tokens, each row twice; with a BOS, (batch, 1 + 2 * length).
 
     The tokens of a row are all different, and none is the BOS, so that each has exactly one earlier
     occurrence when it comes again. Raises InputError if the vocabulary has too few tokens.

@@ -18,7 +18,7 @@ def seeded(count: int, seed: int, name: str = "n") -> np.random.Generator:
     `seed` an integer from 0.
     """
     if check_integer(name, count, low=-(1 << 31)) < 1:
-        raise InputError(f"{count} prompts asked for; ask for at least one")
+        raise InputError(f"{count} prompts are too few; ask for at least one")
     if check_integer("seed", seed, low=-(1 << 31)) < 0:
         raise InputError(f"seed = {seed} must not be negative")
     return np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""The words that prompts are made of; a tokenizer uses those that are one token for it."""
+"""The words that prompts are made of; only words of one token are used."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ BAD = [
     ),
     ("attribute", ["x", *X, "--pos", "1"], "does not lie in the prompt, which has 1 token$"),
     ("patch", ["--clean", "a", "--corrupt", "ab", *X], "has 1 token and the corrupt one 2"),
-    ("patch", ["--clean", "a", "--corrupt", "a", *X], "nothing can be normalised by that"),
+    ("patch", ["--clean", "a", "--corrupt", "a", *X], "effects are normalised by the difference"),
     ("patch", ["--clean", "a", "--corrupt", "b", "--target", "zz"], "'zz' is not one token"),
     ("patch", ["--clean", "a", "--corrupt", "b", *X, "--over", "resid"], "unknown tap"),
     ("patch", ["--clean", "a", "--corrupt", "b", *X, "--over", "[/b]"], "unknown tap"),

@@ -231,7 +231,11 @@ def test_texts_and_ids_are_the_same_prompt(torch_runner):
     ("options", "error", "message"),
     [
         ({"corrupt": CORRUPT[:-1]}, InputError, "clean prompt has 6 tokens and the corrupt one 5"),
-        ({"corrupt": CLEAN}, InputError, "logit of token 11 minus .* nothing can be normalised"),
+        (
+            {"corrupt": CLEAN},
+            InputError,
+            "logit of token 11 minus .* normalised by the difference",
+        ),
         ({"over": "zz"}, TapError, "unknown tap 'blocks.0.zz'; did you mean 'blocks.0.z'"),
         ({"over": "*"}, TapError, "selects .* name one"),
         ({"heads": [0]}, InputError, "resid_post has no heads to choose from"),

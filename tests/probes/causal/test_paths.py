@@ -288,7 +288,7 @@ def test_gradients_leave_nothing_behind(torch_runner):
         ({"receivers": []}, "no receiver was named"),
         ({"senders": "mlp.1", "receivers": ["mlp.1", "1.*"]}, "no sender comes before a receiver"),
         ({"corrupt": CORRUPT[1:]}, "the clean prompt has 5 tokens and the corrupt one 4"),
-        ({"corrupt": CLEAN}, "nothing can be normalised by that"),
+        ({"corrupt": CLEAN}, "effects are normalised by the difference"),
         ({"metric": Metric.prob("cat")}, "'cat' is not one token"),
     ],
 )

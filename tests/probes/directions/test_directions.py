@@ -190,12 +190,12 @@ def test_directions_say_what_they_are(torch_runner):
         (
             lambda r: pca_directions(r, ["the cat"] * 4, tap=TAP, n=1),
             InputError,
-            f"the 4 prompts differ at {TAP} in 0 directions alone",
+            f"the 4 prompts differ at {TAP} in 0 directions only",
         ),
         (
             lambda r: pca_directions(r, ["a", "xy", "a", "xy", "a"], tap=TAP),
             InputError,
-            "n = 2 components asked for, but the 5 prompts differ at .* in 1 direction alone",
+            "n = 2 components, but the 5 prompts differ at .* in 1 direction only",
         ),
         (lambda r: collect(r, ABOVE, taps="blocks.0.pattern"), TapError, "no value at a position"),
     ],
