@@ -78,7 +78,7 @@ def check_integers(name: str, value: Any) -> NDArray[np.int64]:
 
     Raises InputError for floats (even whole ones), booleans, text, None, and uneven lists.
     """
-    array = _array(name, value, "integers")
+    array = _plain_array(name, value, "integers")
     if array.size and array.dtype.kind not in "iu":
         raise InputError(f"{name} must hold integers, got {_kind(array, value)}")
     return array.astype(np.int64)
@@ -90,7 +90,7 @@ def check_numbers(name: str, value: Any) -> NDArray[np.floating]:
     An array of floats is returned as it is, not copied. Raises InputError for anything else that
     does not hold numbers.
     """
-    array = _array(name, value, "numbers")
+    array = _plain_array(name, value, "numbers")
     if array.dtype.kind == "f":
         return array
     if array.dtype.kind not in "iu":
@@ -108,7 +108,7 @@ def _is_integer(value: Any) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
-def _array(name: str, value: Any, what: str) -> NDArray[Any]:
+def _plain_array(name: str, value: Any, what: str) -> NDArray[Any]:
     try:
         return np.asarray(value)
     except (ValueError, TypeError, RuntimeError) as error:  # uneven lists; a tensor on a GPU

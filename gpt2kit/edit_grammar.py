@@ -67,7 +67,7 @@ def parse(text: str) -> Parsed:
             "'blocks.9.z[head=9] = 0' or 'blocks.6.resid_post += 8 * direction.npy'"
         )
     _check_tap(text, tap)
-    at, value = _where(text, found["at"]), _value(text, found["value"])
+    at, value = _where(text, found["at"]), _parse_value(text, found["value"])
     match found["op"]:
         case "=":
             return Parsed(tap, 0.0, value, at)
@@ -136,24 +136,24 @@ def _check_range(text: str, where: str, found: slice) -> slice:
     return found
 
 
-def _value(text: str, value: str) -> ArrayLike:
+def _parse_value(text: str, value: str) -> ArrayLike:
     """Read a number, or a number times the array in a file."""
     found = _VALUE.fullmatch(value)
     assert found is not None  # because any text can be a file's name
     if found["number"]:
-        return _number(text, found["number"])
-    factor = _number(text, found["times"] or f"{found['sign'] or ''}1")
-    return factor * _array(text, found["file"])
+        return _parse_number(text, found["number"])
+    factor = _parse_number(text, found["times"] or f"{found['sign'] or ''}1")
+    return factor * _load_array(text, found["file"])
 
 
-def _number(text: str, number: str) -> float:
+def _parse_number(text: str, number: str) -> float:
     value = float(number)
     if not math.isfinite(value):
         raise EditError(f"{text!r}: {number} is too large")
     return value
 
 
-def _array(text: str, file: str) -> NDArray[Any]:
+def _load_array(text: str, file: str) -> NDArray[Any]:
     """Read a .npy file of finite numbers."""
     if not file.endswith(".npy"):
         raise EditError(

@@ -1,7 +1,7 @@
 """GPT-2, read top-down. Module names equal the keys of Hugging Face checkpoints.
 
 Axes are named as in `gpt2kit.taps`. The value at every tap passes through `Hooks`, which edits it
-and keeps it if the run names the tap. Without both, it is the plain computation.
+and keeps it if the run names the tap. Without taps and edits, it is the plain computation.
 
 Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"; pre-norm blocks,
 learned positions, one matrix for embedding and unembedding.

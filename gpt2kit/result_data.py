@@ -64,28 +64,28 @@ def from_plain(cls: type[T], data: Mapping[str, Any]) -> T:
 
 def _field(cls: type, name: str, hint: Any, data: Any) -> Any:
     try:
-        return _value(hint, data)
+        return _read_value(hint, data)
     except _UNREADABLE as error:
         what = " ".join(str(error).split())
         raise InputError(f"{cls.__name__}: saved {name} cannot be read ({what})") from error
 
 
-def _value(hint: Any, data: Any) -> Any:
+def _read_value(hint: Any, data: Any) -> Any:
     """One value of a type: the inverse of `to_plain`."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return _union(args, data)
     if origin is np.ndarray:
-        return _array(typing.get_args(args[1])[0], data)
+        return _read_array(typing.get_args(args[1])[0], data)
     if origin is tuple:
         parts = _expect(data, list, tuple)
         kinds = args[:1] * len(parts) if args[1:] == (...,) else args
-        return tuple(_value(kind, part) for kind, part in zip(kinds, parts, strict=True))
+        return tuple(_read_value(kind, part) for kind, part in zip(kinds, parts, strict=True))
     if origin is list:
-        return [_value(args[0], part) for part in _expect(data, list, tuple)]
+        return [_read_value(args[0], part) for part in _expect(data, list, tuple)]
     if isinstance(origin, type) and issubclass(origin, Mapping):
         key, kind = args
-        return {key(name): _value(kind, part) for name, part in _expect(data, Mapping).items()}
+        return {key(name): _read_value(kind, part) for name, part in _expect(data, Mapping).items()}
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         read = getattr(hint, "from_dict", None)
         return read(data) if read else from_plain(hint, data)
@@ -95,7 +95,7 @@ def _value(hint: Any, data: Any) -> Any:
 def _scalar(hint: Any, data: Any) -> Any:
     """A number, a flag or a text; data of any other type hint stays as it is."""
     if hint is float:
-        return _number(data)
+        return _read_number(data)
     if hint is int and isinstance(data, bool):
         raise TypeError(f"{data} is not int")
     if hint in (int, bool, str):
@@ -110,10 +110,10 @@ def _union(kinds: tuple[Any, ...], data: Any) -> Any:
     others = [kind for kind in kinds if kind is not type(None)]
     for kind in others[:-1]:
         try:
-            return _value(kind, data)
+            return _read_value(kind, data)
         except _UNREADABLE:
             continue
-    return _value(others[-1], data)
+    return _read_value(others[-1], data)
 
 
 def _expect(data: Any, *kinds: type) -> Any:
@@ -123,7 +123,7 @@ def _expect(data: Any, *kinds: type) -> Any:
     return data
 
 
-def _number(data: Any) -> float:
+def _read_number(data: Any) -> float:
     """A float, of null or one of the words "inf" and "-inf" as well."""
     if data is None:
         return float("nan")
@@ -134,13 +134,13 @@ def _number(data: Any) -> float:
     return float(data)
 
 
-def _array(kind: Any, data: Any) -> np.ndarray:
+def _read_array(kind: Any, data: Any) -> np.ndarray:
     """An array from nested lists. kind: its numpy scalar type, abstract or not."""
     if isinstance(data, Mapping):
         return np.zeros(data["shape"], np.float64 if _is(kind, np.floating) else kind)
     if _is(kind, np.floating):
         if _has_special(data):
-            special: np.ndarray = np.vectorize(_number, otypes=[float])(np.array(data, object))
+            special: np.ndarray = np.vectorize(_read_number, otypes=[float])(np.array(data, object))
             return special
         return _cast(data, "fiu", np.float64)
     if _is(kind, np.bool_):

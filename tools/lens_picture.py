@@ -22,7 +22,7 @@ PICTURE = Path(__file__).parents[1] / "docs" / "lens.svg"
 COLUMNS = 100  # of the terminal that is drawn
 
 
-def draw() -> str:
+def lens_svg() -> str:
     """The picture as SVG text; the same text each time."""
     lens = logit_lens(gpt2kit.load("bundled", device="cpu"), PROMPT)
     console = Console(
@@ -38,7 +38,7 @@ def draw() -> str:
 
 def main() -> None:
     """Write the picture."""
-    PICTURE.write_text(draw(), encoding="utf-8")
+    PICTURE.write_text(lens_svg(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def model_sizes(runner: Runner) -> ModelSizes:
 def _file_weights(path: Path) -> tuple[int, int]:
     """Bytes, as the file holds them, of the weights that the graph reads whole, and of all."""
     read = every = 0
-    for value in mapped.load(path).graph.initializers.values():
+    for value in mapped.load_model(path).graph.initializers.values():
         if value.const_value is not None and value.uses():
             every += value.const_value.nbytes
             read += value.const_value.nbytes if _is_read_whole(value) else 0

@@ -27,7 +27,7 @@ FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 END = np.iinfo(np.int64).max  # a Slice to the end of an axis
 STEEP = 1e30  # slope of the HardSigmoid that serves as a step function
 
-Array = NDArray[Any]
+NumpyArray = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def norm(g: GraphBuilder, resid: str, weights: ReadoutWeights, epsilon: float) -
     return g.op("LayerNormalization", narrow, gain, bias, axis=-1, epsilon=epsilon)
 
 
-def product(g: GraphBuilder, normed: str, table: Array | QuantisedTable) -> str:
+def product(g: GraphBuilder, normed: str, table: NumpyArray | QuantisedTable) -> str:
     """All logits, in the dtype of the weights."""
     if not isinstance(table, QuantisedTable):
         return g.op("Gemm", normed, g.weight("table", table), transB=1)
@@ -132,7 +132,7 @@ def product(g: GraphBuilder, normed: str, table: Array | QuantisedTable) -> str:
     return g.op("MatMulNBits", *operands, domain=MICROSOFT, **table.attributes)
 
 
-def target_logits(g: GraphBuilder, normed: str, table: Array, targets: str) -> str:
+def target_logits(g: GraphBuilder, normed: str, table: NumpyArray, targets: str) -> str:
     """Logits (vectors, n) of the targets, without computing the logits of other tokens.
 
     A Scan takes the targets one by one: all at once would gather (vectors, n, d_model) numbers.
@@ -147,7 +147,7 @@ def target_logits(g: GraphBuilder, normed: str, table: Array, targets: str) -> s
     return g.op("Transpose", g.op("Squeeze", found, g.constant([-1])), name="chosen")
 
 
-def target_logits_numpy(normed: Array, table: Array, targets: Array) -> Array:
+def target_logits_numpy(normed: NumpyArray, table: NumpyArray, targets: NumpyArray) -> NumpyArray:
     """`target_logits` in numpy."""
     return np.stack([(table[ids] * normed).sum(-1) for ids in targets.T], -1)
 
@@ -166,13 +166,15 @@ def relative_to_first(g: GraphBuilder, chosen: str) -> tuple[str, str]:
     return g.op("Neg", first), g.op("Unsqueeze", by_target, g.constant([2]))
 
 
-def piece_logits(g: GraphBuilder, normed: str, table: Array, piece: Piece, base: str) -> str:
+def piece_logits(g: GraphBuilder, normed: str, table: NumpyArray, piece: Piece, base: str) -> str:
     """x, for one piece; the product adds `base` as its bias, which costs no pass of its own."""
     rows = g.weight(f"piece_{piece.start}", table[piece.start : piece.start + piece.size])
     return g.op("Gemm", normed, rows, base, transB=1)
 
 
-def relative_logits_numpy(normed: Array, table: Array, chosen: Array, piece: Piece) -> Array:
+def relative_logits_numpy(
+    normed: NumpyArray, table: NumpyArray, chosen: NumpyArray, piece: Piece
+) -> NumpyArray:
     """`relative_to_first`, then `piece_logits`, in numpy."""
     return normed @ table[piece.start : piece.start + piece.size].T - chosen[:, :1]
 
@@ -197,7 +199,7 @@ def piece_sums(g: GraphBuilder, x: str, piece: Piece, given: Inputs, thresholds:
     )
 
 
-def log_z_numpy(x: Array) -> Array:
+def log_z_numpy(x: NumpyArray) -> NumpyArray:
     """log sum exp(x) (vectors,) from `high` and `most`, as `readout_sessions` computes it.
 
     The largest entry of a softmax is exp(max) / sum exp(x). The softmax is computed for the means
@@ -206,7 +208,7 @@ def log_z_numpy(x: Array) -> Array:
     p = np.exp(x - x.max(-1, keepdims=True))
     p /= p.sum(-1, keepdims=True)
     high, most = x.max(-1), np.take_along_axis(p, x.argmax(-1)[:, None], -1)[:, 0]
-    log_z: Array = high - np.log(most)
+    log_z: NumpyArray = high - np.log(most)
     return log_z
 
 
@@ -228,7 +230,9 @@ def reference_mean(g: GraphBuilder, p: str, x: str, by_row: str) -> str:
     return g.op("FusedMatMul", last, x, domain=MICROSOFT, transB=1)
 
 
-def means_numpy(p: Array, x: Array, by_row: Sequence[int]) -> tuple[Array, Array]:
+def means_numpy(
+    p: NumpyArray, x: NumpyArray, by_row: Sequence[int]
+) -> tuple[NumpyArray, NumpyArray]:
     """`mean` (vectors,) and `reference_mean` (row, group) in numpy."""
     last = p.reshape(by_row)[:, -1:]
     return (p * x).sum(-1), (last * x.reshape(by_row)).sum(-1)
@@ -257,7 +261,7 @@ def count_above_each(g: GraphBuilder, x: str, thresholds: str, others: str) -> s
     return g.op("Loop", others, "", body=body.graph())
 
 
-def counts_numpy(x: Array, thresholds: Array) -> Array:
+def counts_numpy(x: NumpyArray, thresholds: NumpyArray) -> NumpyArray:
     """`count_above_zero`, then `count_above_each`, in numpy: (1 + others, vectors)."""
     zero = np.zeros((len(x), 1), x.dtype)
     return np.stack([(x > threshold).sum(-1) for threshold in (zero, *thresholds)])

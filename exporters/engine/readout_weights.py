@@ -45,7 +45,9 @@ class ReadoutWeights:
         return cls(
             gain=np.ascontiguousarray(stored.held("ln_f.weight")),
             bias=np.ascontiguousarray(stored.held("ln_f.bias")),
-            table=_array(last["Gemm"].inputs[1]) if quantised is None else _quantised(quantised),
+            table=_initializer_array(last["Gemm"].inputs[1])
+            if quantised is None
+            else _quantised(quantised),
         )
 
 
@@ -54,14 +56,14 @@ def _quantised(node: onnx_ir.Node) -> QuantisedTable:
     assert scales is not None
     cast = scales.producer()  # scales are stored as float16, and cast for the operator
     return QuantisedTable(
-        packed=_array(packed),
-        scales=_array(cast.inputs[0] if cast else scales),
-        zeros=None if zeros is None else _array(zeros),
+        packed=_initializer_array(packed),
+        scales=_initializer_array(cast.inputs[0] if cast else scales),
+        zeros=None if zeros is None else _initializer_array(zeros),
         attributes={name: attribute.value for name, attribute in node.attributes.items()},
     )
 
 
-def _array(initializer: onnx_ir.Value | None) -> NDArray[Any]:
+def _initializer_array(initializer: onnx_ir.Value | None) -> NDArray[Any]:
     assert initializer is not None
     assert initializer.const_value is not None
     return np.ascontiguousarray(initializer.const_value.numpy())

@@ -119,7 +119,7 @@ def inspect_onnx(path: str | os.PathLike[str]) -> Inspection:
     """
     file = existing(path)
     try:
-        return _inspection(file, mapped.load(file))
+        return _inspection(file, mapped.load_model(file))
     except GPT2KitError:
         raise
     except Exception as error:  # protobuf's own exceptions

@@ -19,17 +19,17 @@ def facts_and_sections(
 
     titles: section -> its title, if that is not the section's name.
     """
-    parts: list[RenderableType] = [_rows(facts, name_style="bold")]
+    parts: list[RenderableType] = [_facts_table(facts, name_style="bold")]
     for name, rows in sections.items():
         title = titles.get(name, name) if rows else f"{name}: none"
         parts += [Text(""), Text(title, "bold")]
         if rows:
             indented = {f"  {key}": value for key, value in merge_layers(rows).items()}
-            parts.append(_rows(indented, value_style="dim"))
+            parts.append(_facts_table(indented, value_style="dim"))
     return Group(*parts)
 
 
-def _rows(rows: Mapping[str, str], name_style: str = "", value_style: str = "") -> Table:
+def _facts_table(rows: Mapping[str, str], name_style: str = "", value_style: str = "") -> Table:
     grid = Table.grid(padding=(0, 2))
     for name, value in rows.items():
         grid.add_row(Text(name, name_style), Text(value, value_style))

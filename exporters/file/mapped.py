@@ -37,7 +37,7 @@ def session(
     return ort.InferenceSession(graph or str(path), options, **given)
 
 
-def load(path: Path) -> onnx_ir.Model:
+def load_model(path: Path) -> onnx_ir.Model:
     """The model, to look at: its large weights stay on disk until they are read."""
     graph = without_weights(path)
     if graph is None:

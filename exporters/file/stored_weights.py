@@ -30,7 +30,7 @@ class StoredWeights:
     """The weights of one file. Each stays on disk until it is read, and is not kept."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.model = path, mapped.load(path)
+        self.path, self.model = path, mapped.load_model(path)
         self.metadata = FileMetadata.from_metadata(self.model.metadata_props, path)
 
     def read(self, name: str) -> Floats:

@@ -25,7 +25,7 @@ Steps = list[tuple[Ints, Ints | None]]  # ids (batch, pos) and lengths (batch,),
 
 
 @dataclass(frozen=True)
-class Tokens:
+class CaseTokens:
     """Random token ids, the same for every file of one vocabulary and context size.
 
     Every size is at most the context. `lengths` are the lengths of the rows of `ragged`; `after`
@@ -41,73 +41,73 @@ class Tokens:
     edited: Ints  # (2, 6)
 
 
-def draw_tokens(config: GPT2Config) -> Tokens:
+def draw_tokens(config: GPT2Config) -> CaseTokens:
     """Draw the tokens of all cases. The order of the draws decides what each case runs."""
     rng, context = np.random.default_rng(0), config.n_positions
 
-    def draw(batch: int, pos: int) -> Ints:
+    def draw_ids(batch: int, pos: int) -> Ints:
         return rng.integers(0, config.vocab_size, (batch, max(1, min(pos, context))))
 
-    prompts, decoded, ragged = draw(2, 48), draw(1, _PROMPT + DECODE_STEPS), draw(3, 24)
+    prompts, decoded, ragged = draw_ids(2, 48), draw_ids(1, _PROMPT + DECODE_STEPS), draw_ids(3, 24)
     width = ragged.shape[1]
-    return Tokens(
+    return CaseTokens(
         prompts=prompts,
         decoded=decoded,
         ragged=ragged,
         lengths=np.maximum([width, width // 3, 1], 1),
-        after=tuple(draw(3, 1) for _ in range(min(4, context - width))),
-        context=draw(1, context),
-        edited=draw(2, 6),
+        after=tuple(draw_ids(3, 1) for _ in range(min(4, context - width))),
+        context=draw_ids(1, context),
+        edited=draw_ids(2, 6),
     )
 
 
 # The runs of a case
 
 
-def prefill(tokens: Tokens) -> Steps:
+def prefill(tokens: CaseTokens) -> Steps:
     """A whole prompt at once."""
     return [(tokens.prompts, None)]
 
 
-def chunked_prefill(tokens: Tokens) -> Steps:
+def chunked_prefill(tokens: CaseTokens) -> Steps:
     """The same prompt in chunks, one of them a single token."""
     return _chunks(tokens.prompts, (7, 8, 21))
 
 
-def decode(tokens: Tokens) -> Steps:
+def decode(tokens: CaseTokens) -> Steps:
     """A short prompt, then one token after the other."""
     ids = tokens.decoded
     steps = [(ids[:, i : i + 1], None) for i in range(_PROMPT, ids.shape[1])]
     return [(ids[:, :_PROMPT], None), *steps]
 
 
-def short_decode(tokens: Tokens) -> Steps:
+def short_decode(tokens: CaseTokens) -> Steps:
     """The start of `decode`."""
     return decode(tokens)[:9]
 
 
-def unequal_rows(tokens: Tokens) -> Steps:
+def unequal_rows(tokens: CaseTokens) -> Steps:
     """TokenRows of unequal length, padded, then some steps that follow each row's own end."""
     return [(tokens.ragged, tokens.lengths), *_steps_after(tokens)]
 
 
-def equal_rows(tokens: Tokens) -> Steps:
+def equal_rows(tokens: CaseTokens) -> Steps:
     """The same rows without padding, then the same steps."""
     return [(tokens.ragged, None), *_steps_after(tokens)]
 
 
-def full_context(tokens: Tokens) -> Steps:
+def full_context(tokens: CaseTokens) -> Steps:
     """All positions of the context; the last three are run one by one."""
     context = tokens.context.shape[1]
     return _chunks(tokens.context, (context - 3, context - 2, context - 1))
 
 
-def edited_prefill(tokens: Tokens) -> Steps:
+def edited_prefill(tokens: CaseTokens) -> Steps:
     """A short prompt at once."""
     return [(tokens.edited, None)]
 
 
-def edited_steps(tokens: Tokens) -> Steps:
+def edited_steps(tokens: CaseTokens) -> Steps:
     """The same prompt in parts: a padded one, which leaves a gap, a chunk, then single tokens."""
     ids = tokens.edited
     steps = [(ids[:, i : i + 1], None) for i in range(4, ids.shape[1])]
@@ -119,24 +119,24 @@ def _chunks(ids: Ints, ends: tuple[int, ...]) -> Steps:
     return [(chunk, None) for chunk in np.split(ids, inside, axis=1)]
 
 
-def _steps_after(tokens: Tokens) -> Steps:
+def _steps_after(tokens: CaseTokens) -> Steps:
     return [(step, None) for step in tokens.after]
 
 
 # The edits of a case
 
 
-def no_edits(file: OnnxRunner, tokens: Tokens) -> list[Edit]:
+def no_edits(file: OnnxRunner, tokens: CaseTokens) -> list[Edit]:
     """The model as it is."""
     return []
 
 
-def every_edit(file: OnnxRunner, tokens: Tokens) -> list[Edit]:
+def every_edit(file: OnnxRunner, tokens: CaseTokens) -> list[Edit]:
     """A local edit of every tap that the file lets one edit."""
     return [local_edit(tap, tokens.edited) for tap in file.edits]
 
 
-def edits_except_scores(file: OnnxRunner, tokens: Tokens) -> list[Edit]:
+def edits_except_scores(file: OnnxRunner, tokens: CaseTokens) -> list[Edit]:
     """The edits that do not keep a fused file from its fast decode step."""
     return [edit for edit in every_edit(file, tokens) if axes_of(edit.tap) != SCORES]
 
@@ -215,9 +215,9 @@ class Case:
     """
 
     name: str
-    steps: Callable[[Tokens], Steps]
+    steps: Callable[[CaseTokens], Steps]
     applies: Callable[[OnnxRunner], bool] = always
-    edits: Callable[[OnnxRunner, Tokens], list[Edit]] = no_edits
+    edits: Callable[[OnnxRunner, CaseTokens], list[Edit]] = no_edits
     with_taps: bool = True
     other_client: bool = False
 
@@ -250,7 +250,7 @@ def cases_for(file: OnnxRunner) -> Iterator[Case]:
 def edit_case(tap: str) -> Case:
     """A random edit of one tap."""
 
-    def edits(file: OnnxRunner, tokens: Tokens) -> list[Edit]:
+    def edits(file: OnnxRunner, tokens: CaseTokens) -> list[Edit]:
         return [random_edit(tap, tokens.edited, file.config)]
 
     return Case(f"edit of {tap}", edited_prefill, has_edits, edits)

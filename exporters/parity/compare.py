@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from exporters.engine.runner import OnnxRunner
-from exporters.parity.cases import Case, Tokens, cases_for, draw_tokens
+from exporters.parity.cases import Case, CaseTokens, cases_for, draw_tokens
 from exporters.parity.cost import Cost, measure_cost
 from exporters.parity.other_client import run_other_client
 from exporters.parity.report import Report
@@ -62,7 +62,7 @@ def compare(runner: TorchRunner, onnx: OnnxRunner) -> Report:
 
 
 def run_case(
-    case: Case, tokens: Tokens, reference: TorchRunner, onnx: OnnxRunner
+    case: Case, tokens: CaseTokens, reference: TorchRunner, onnx: OnnxRunner
 ) -> Iterator[tuple[TokenRows, TokenRows]]:
     """What torch and ONNX give in each run of a case."""
     steps = case.steps(tokens)

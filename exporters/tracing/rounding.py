@@ -101,12 +101,12 @@ def _rounded(weight: Tensor, share: float, bits: int, block: int, symmetric: boo
 def _nearest(weight: Tensor, one: Blocks, other: Blocks) -> Blocks:
     """For each block, the rounding that is nearer to the weights."""
     blocks = weight.detach().reshape(one[0].shape)
-    errors = [(_values(*rounded) - blocks).square().sum(-1) for rounded in (one, other)]
+    errors = [(_dequantised(*rounded) - blocks).square().sum(-1) for rounded in (one, other)]
     better = errors[1] < errors[0]  # (out, blocks)
     whole = (better[:, :, None], better, better)
     q, scales, zeros = (torch.where(*parts) for parts in zip(whole, other, one, strict=True))
     return q, scales, zeros
 
 
-def _values(q: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:
+def _dequantised(q: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:
     return torch.from_numpy(block_values(q.numpy(), scales.numpy(), zeros.numpy()))

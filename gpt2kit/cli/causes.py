@@ -7,7 +7,7 @@ import click
 from gpt2kit.cli.choices import ABLATIONS, INTEGER, LEVELS
 from gpt2kit.cli.group import example_command
 from gpt2kit.cli.options import (
-    Engine,
+    EngineChoice,
     bos_option,
     foil_option,
     metric_of,
@@ -15,7 +15,7 @@ from gpt2kit.cli.options import (
     target_option,
     text_of,
 )
-from gpt2kit.cli.output import Output, output_options
+from gpt2kit.cli.output import DataFormat, output_options
 from gpt2kit.cli.progress import show_status
 from gpt2kit.errors import InputError
 
@@ -44,8 +44,8 @@ def attribute(
     by: str,
     pos: int,
     bos: bool,
-    engine: Engine,
-    output: Output,
+    engine: EngineChoice,
+    output: DataFormat,
 ) -> None:
     """Show which parts of the model a logit comes from.
 
@@ -84,8 +84,8 @@ def patch(
     target: str,
     foil: str | None,
     over: str,
-    engine: Engine,
-    output: Output,
+    engine: EngineChoice,
+    output: DataFormat,
 ) -> None:
     """Put one prompt's values into another's run.
 
@@ -130,8 +130,8 @@ def ablate(
     over: str,
     kind: str,
     reference: tuple[str, ...],
-    engine: Engine,
-    output: Output,
+    engine: EngineChoice,
+    output: DataFormat,
 ) -> None:
     """Remove each head and measure what it was good for.
 

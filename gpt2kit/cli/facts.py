@@ -5,15 +5,15 @@ from __future__ import annotations
 import sys
 
 from gpt2kit.cli.group import example_command
-from gpt2kit.cli.options import Engine, runner_options
-from gpt2kit.cli.output import Output, output_options
+from gpt2kit.cli.options import EngineChoice, runner_options
+from gpt2kit.cli.output import DataFormat, output_options
 from gpt2kit.cli.progress import show_status
 
 
 @example_command("gpt2kit facts --model gpt2")
 @runner_options
 @output_options
-def facts(engine: Engine, output: Output) -> None:
+def facts(engine: EngineChoice, output: DataFormat) -> None:
     """Check published facts about gpt2.
 
     The exit code is 1 if a fact does not hold, 3 if the model is not the real gpt2.

@@ -9,8 +9,8 @@ import click
 
 from gpt2kit.cli.choices import DEVICES, EXPORT_DTYPES, INTEGER, PROFILES, QUANTISATIONS
 from gpt2kit.cli.group import debug_option, example_command
-from gpt2kit.cli.options import Engine, model_options, options, runner_options
-from gpt2kit.cli.output import Output, output_options, print_rich
+from gpt2kit.cli.options import EngineChoice, model_options, options, runner_options
+from gpt2kit.cli.output import DataFormat, output_options, print_rich
 from gpt2kit.cli.progress import show_status
 
 _plan_options = options(
@@ -72,7 +72,7 @@ def export(path: str, model: str, revision: str | None, **plan: Any) -> None:
     help="Where FILE runs.",
 )  # fmt: skip
 @output_options
-def verify(path: str, model: str | None, device: str, output: Output) -> None:
+def verify(path: str, model: str | None, device: str, output: DataFormat) -> None:
     """Compare an exported FILE with torch.
 
     The exit code is 1 if they disagree.
@@ -89,7 +89,7 @@ def verify(path: str, model: str | None, device: str, output: Output) -> None:
 @example_command("gpt2kit inspect gpt2.onnx", "gpt2kit inspect gpt2.onnx --json")
 @click.argument("path", metavar="FILE")
 @output_options
-def inspect(path: str, output: Output) -> None:
+def inspect(path: str, output: DataFormat) -> None:
     """Describe an exported FILE: model, taps, edits, parity."""
     from exporters.file.inspection import inspect_onnx
 
@@ -100,7 +100,7 @@ def inspect(path: str, output: Output) -> None:
 @click.option("--threads", type=INTEGER, help="CPU threads; by default one a physical core.")
 @runner_options
 @output_options
-def bench(threads: int | None, engine: Engine, output: Output) -> None:
+def bench(threads: int | None, engine: EngineChoice, output: DataFormat) -> None:
     """Measure the speed of a model on this machine.
 
     Load time, prefill, decode and memory; and how far a decode step is from the time that reading

@@ -10,8 +10,8 @@ import click
 
 from gpt2kit.cli.choices import INTEGER, NUMBER
 from gpt2kit.cli.group import example_command
-from gpt2kit.cli.options import Engine, options, runner_options, text_of
-from gpt2kit.cli.output import Output, output_options, print_csv, print_json
+from gpt2kit.cli.options import EngineChoice, options, runner_options, text_of
+from gpt2kit.cli.output import DataFormat, output_options, print_csv, print_json
 from gpt2kit.cli.progress import show_status
 from gpt2kit.errors import InputError
 
@@ -63,8 +63,8 @@ _sampling_options = options(
 @output_options
 def generate(
     prompts: tuple[str, ...],
-    engine: Engine,
-    output: Output,
+    engine: EngineChoice,
+    output: DataFormat,
     edit_texts: tuple[str, ...],
     with_lens: bool,
     **sampling: Any,
@@ -119,7 +119,7 @@ def _print_batch(runner: Runner, prompts: list[str], sampling: dict[str, Any]) -
 
 
 def _print_data(
-    runner: Runner, prompts: list[str], sampling: dict[str, Any], output: Output
+    runner: Runner, prompts: list[str], sampling: dict[str, Any], output: DataFormat
 ) -> None:
     """One JSON object for one prompt, an array for several; or CSV with a row for each."""
     from gpt2kit.cli.continuation import continue_prompts
@@ -135,7 +135,7 @@ def _print_data(
 
 
 def _show_lens(
-    runner: Runner, prompt: str, edits: Sequence[Edit], sampling: dict[str, Any], output: Output
+    runner: Runner, prompt: str, edits: Sequence[Edit], sampling: dict[str, Any], output: DataFormat
 ) -> None:
     """Print a line for each token as soon as it is chosen, then the text."""
     from rich.console import Console
@@ -161,11 +161,11 @@ def _show_lens(
 
 
 def _show_effect(
-    engine: Engine,
+    engine: EngineChoice,
     prompt: str,
     edit_texts: tuple[str, ...],
     sampling: dict[str, Any],
-    output: Output,
+    output: DataFormat,
 ) -> None:
     from probes.causal.edit_effect import edit_effect
 

@@ -6,8 +6,8 @@ import click
 
 from gpt2kit.cli.choices import INTEGER
 from gpt2kit.cli.group import example_command
-from gpt2kit.cli.options import Engine, bos_option, given, runner_options, text_of
-from gpt2kit.cli.output import Output, output_options, print_csv, print_json, print_rich
+from gpt2kit.cli.options import EngineChoice, bos_option, given, runner_options, text_of
+from gpt2kit.cli.output import DataFormat, output_options, print_csv, print_json, print_rich
 from gpt2kit.cli.progress import show_status
 from gpt2kit.errors import InputError
 
@@ -20,7 +20,7 @@ from gpt2kit.errors import InputError
 )  # fmt: skip
 @runner_options
 @output_options
-def heads(prompt: str | None, length: int, engine: Engine, output: Output) -> None:
+def heads(prompt: str | None, length: int, engine: EngineChoice, output: DataFormat) -> None:
     """Show which attention heads do what.
 
     For every head: how much it attends to the token before, to earlier copies of a token, and to
@@ -58,7 +58,9 @@ def heads(prompt: str | None, length: int, engine: Engine, output: Output) -> No
 @bos_option
 @runner_options
 @output_options
-def attn(prompt: str, layer: int, head: int, bos: bool, engine: Engine, output: Output) -> None:
+def attn(
+    prompt: str, layer: int, head: int, bos: bool, engine: EngineChoice, output: DataFormat
+) -> None:
     """Show what one head attends to.
 
     '-' reads the prompt from standard input.

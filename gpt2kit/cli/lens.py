@@ -7,7 +7,7 @@ import click
 from gpt2kit.cli.choices import INTEGER, QUANTITIES, SITES
 from gpt2kit.cli.group import example_command
 from gpt2kit.cli.options import (
-    Engine,
+    EngineChoice,
     bos_option,
     given,
     options,
@@ -15,7 +15,7 @@ from gpt2kit.cli.options import (
     runner_options,
     text_of,
 )
-from gpt2kit.cli.output import Output, output_options, print_rich
+from gpt2kit.cli.output import DataFormat, output_options, print_rich
 from gpt2kit.cli.progress import show_status
 from gpt2kit.errors import InputError
 
@@ -49,8 +49,8 @@ _cell_options = options(
 @output_options
 def lens(
     prompt: str,
-    engine: Engine,
-    output: Output,
+    engine: EngineChoice,
+    output: DataFormat,
     by: str,
     target: str | None,
     foil: str | None,

@@ -77,7 +77,7 @@ foil_option = click.option(
 
 
 @dataclass(frozen=True)
-class Engine:
+class EngineChoice:
     """The model that the user named, not yet loaded."""
 
     model: str
@@ -105,11 +105,11 @@ class Engine:
 
 
 def runner_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options that name a model; the command receives them as `engine`, an `Engine`."""
+    """Options that name a model; the command receives them as `engine`, an `EngineChoice`."""
 
     @functools.wraps(command)
     def wrapped(**values: Any) -> Any:
-        engine = Engine(**{name: values.pop(name) for name in ENGINE_OPTIONS})
+        engine = EngineChoice(**{name: values.pop(name) for name in ENGINE_OPTIONS})
         return command(engine=engine, **values)
 
     return _runner_options(wrapped)

@@ -26,7 +26,7 @@ _options = options(
 
 
 @dataclass(frozen=True)
-class Output:
+class DataFormat:
     """The form that the user chose."""
 
     as_json: bool
@@ -53,13 +53,13 @@ class Output:
 
 
 def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`--json`, `--csv` and `--debug`; the command receives an `Output` as `output`."""
+    """`--json`, `--csv` and `--debug`; the command receives a `DataFormat` as `output`."""
 
     @functools.wraps(command)
     def wrapped(*, as_json: bool, as_csv: bool, **values: Any) -> Any:
         if as_json and as_csv:
             raise InputError("--json and --csv: choose one")
-        return command(output=Output(as_json, as_csv), **values)
+        return command(output=DataFormat(as_json, as_csv), **values)
 
     return _options(wrapped)
 

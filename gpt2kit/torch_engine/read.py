@@ -44,7 +44,7 @@ def read_model(folder: Path, device: str, dtype: torch.dtype) -> GPT2:
     for file in files:
         weights |= read_safetensors(file) if file.suffix == ".safetensors" else _read_bin(file)
     weights = _canonical(weights, config, folder)
-    _check(weights, model.state_dict(), folder)
+    _check_weights(weights, model.state_dict(), folder)
     weights = {name: x.to(device=device, dtype=dtype) for name, x in weights.items()}
     model.load_state_dict(weights, assign=True)
     return model.eval().requires_grad_(False)
@@ -97,7 +97,9 @@ def _canonical(
     return named
 
 
-def _check(weights: Mapping[str, Tensor], model: Mapping[str, Tensor], folder: Path) -> None:
+def _check_weights(
+    weights: Mapping[str, Tensor], model: Mapping[str, Tensor], folder: Path
+) -> None:
     """Raise CheckpointError unless names and shapes of the weights are the model's."""
     for name, x in model.items():
         if name not in weights:

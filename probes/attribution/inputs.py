@@ -93,12 +93,12 @@ def input_attribution(
         points, shares = (x / 2 for x in np.polynomial.legendre.leggauss(steps))
         points = points + 0.5  # from (-1, 1) to (0, 1)
     seen = ids[: at + 1]
-    ends, _ = _gradients(runner, seen, tokens, np.array([0.0, 1.0]))
+    ends, _ = _embedding_gradients(runner, seen, tokens, np.array([0.0, 1.0]))
     values = np.zeros(len(ids))
     most = max(1, _BACKWARD_TOKENS // len(seen))
     for start in range(0, len(points), most):
         part = slice(start, start + most)
-        _, gradients = _gradients(runner, seen, tokens, points[part])
+        _, gradients = _embedding_gradients(runner, seen, tokens, points[part])
         values[: at + 1] += shares[part] @ gradients
     return InputAttribution(
         **explained_logit(runner, ids, at, target, foil, has_bos=prepend_bos),
@@ -112,7 +112,7 @@ def input_attribution(
     )
 
 
-def _gradients(
+def _embedding_gradients(
     runner: TorchRunner, prompt: Ints, tokens: list[int], points: Floats
 ) -> tuple[Floats, Floats]:
     """Run with the token embeddings (pos, d_model) times each point.

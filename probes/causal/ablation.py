@@ -126,9 +126,9 @@ def ablate(
     check_integer("seed", seed, 0)
     taps = _ablated_taps(over, kind, runner.config.n_layer)
     metric = as_metric(metric)
-    rows = _rows(runner, "prompts", prompts)
+    rows = _prompt_rows(runner, "prompts", prompts)
     ids = metric.ids(runner, len(rows))
-    others = None if reference is None else _rows(runner, "reference", reference)
+    others = None if reference is None else _prompt_rows(runner, "reference", reference)
     replacements = Replacements(runner, taps, kind, rows, others, seed)
     places = Places.of(taps[0], {"head": runner.config.n_head}, each_position=False)
     progress = Progress(on_progress, len(rows) * len(taps) * len(places.each))
@@ -187,7 +187,7 @@ def _ablated_taps(over: str, kind: str, n_layer: int) -> tuple[str, ...]:
     return taps
 
 
-def _rows(runner: Runner, name: str, prompts: Prompt | Sequence[Prompt]) -> list[Ints]:
+def _prompt_rows(runner: Runner, name: str, prompts: Prompt | Sequence[Prompt]) -> list[Ints]:
     """The ids of each prompt. Raises InputError, naming the argument, for another type."""
     if isinstance(prompts, str):
         return [prompt_ids(runner, prompts)]

@@ -87,7 +87,7 @@ def select_names(patterns: Patterns, known: Iterable[str], what: str) -> list[st
     what: "sender" or "receiver". Raises InputError for a pattern that matches no name.
     """
     names, chosen = list(known), set[str]()
-    for pattern in _listed(patterns, what):
+    for pattern in _as_list(patterns, what):
         if not isinstance(pattern, str):
             raise InputError(f"{what}s = {patterns!r} must be a name or a list of names")
         found = {name for name in names if fnmatchcase(name, pattern)}
@@ -102,7 +102,7 @@ def select_groups(
     patterns: ReceiverPatterns, known: Mapping[str, Receiver]
 ) -> list[tuple[Receiver, ...]]:
     """Groups of receivers that are patched together: single receivers, then the tuples."""
-    given = _listed(patterns, "receiver")
+    given = _as_list(patterns, "receiver")
     single = [pattern for pattern in given if not isinstance(pattern, tuple | list)]
     groups = [[name] for name in select_names(single, known, "receiver")] if single else []
     tuples = [pattern for pattern in given if isinstance(pattern, tuple | list)]
@@ -115,7 +115,7 @@ def reaches(sender: Sender, group: Sequence[Receiver]) -> bool:
     return any(sender.order < receiver.order for receiver in group)
 
 
-def _listed(patterns: Any, what: str) -> list[Any]:
+def _as_list(patterns: Any, what: str) -> list[Any]:
     """The patterns as a list. Raises InputError, naming the argument, unless there are any."""
     if isinstance(patterns, str):
         return [patterns]

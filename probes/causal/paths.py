@@ -43,7 +43,7 @@ from probes.core.saving import Saving
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-SHOWN = 15  # paths of a drawn table
+PATHS_SHOWN = 15  # paths of a drawn table
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +103,7 @@ class Paths(ModelResult):
             (self.method, self.source, self.dtype, read, paths),
             f"{self.metric}: {self.clean:.4g} clean, {self.corrupt:.4g} corrupt",
             self.saving.lines() if self.saving is not None else (),
-            self.top(SHOWN),
+            self.top(PATHS_SHOWN),
             self.clean - self.corrupt,
         )
 

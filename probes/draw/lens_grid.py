@@ -81,7 +81,7 @@ def number_grid(
     legend = bar(colours.ramp, colours.low, colours.high, f"cell and colour: {what}")
     lines = [
         (label, [
-            (_number(float(value), by), colours.ramp(float(shade)))
+            (_cell_number(float(value), by), colours.ramp(float(shade)))
             for value, shade in zip(values[r], colours.shade[r], strict=True)
         ])
         for r, label in _labelled(rows)
@@ -151,7 +151,7 @@ def _labelled(rows: Sequence[str]) -> list[tuple[int, str]]:
     return list(enumerate([*labels[:-1], "final"]))[::-1]
 
 
-def _number(value: float, by: str) -> str:
+def _cell_number(value: float, by: str) -> str:
     if by == "diff":
         return f"{value:+.2f}"
     if by == "rank":

@@ -45,14 +45,14 @@ class PatternGrid:
         else:
             yield bar(sequential, "0", "100", "percent of the row's attention")
         yield Text("")
-        yield from self._rows(starts, width)
+        yield from self._grid_rows(starts, width)
         if width == 1:
             marks = "".join(f"{i:<10}" for i in starts[::10])[: len(starts)]
         else:
             marks = "".join(f"{i:{width}}" for i in starts)
         yield Text(" " * LABEL_WIDTH + marks, "dim", no_wrap=True)
 
-    def _rows(self, starts: Ints, width: int) -> RenderResult:
+    def _grid_rows(self, starts: Ints, width: int) -> RenderResult:
         """One line for each first token of a cell, up to the diagonal."""
         sums = np.add.reduceat(np.add.reduceat(self.pattern, starts, 1), starts, 0)
         values = sums / np.diff([*starts, len(self.tokens)])[:, None]

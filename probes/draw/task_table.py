@@ -12,7 +12,7 @@ from gpt2kit.tokenizer import printable
 from probes.draw.tables import table
 from probes.draw.words import title
 
-SHOWN = 4  # prompts of a table
+PROMPTS_SHOWN = 4  # prompts of a table
 
 
 def task_table(
@@ -26,7 +26,7 @@ def task_table(
     rows = table("prompt", "corrupted", answer)
     rows.padding = (0, 2, 1, 0)
     rows.columns[-1].no_wrap = True
-    for row in list(zip(prompts, corrupt, answers, strict=True))[:SHOWN]:
+    for row in list(zip(prompts, corrupt, answers, strict=True))[:PROMPTS_SHOWN]:
         rows.add_row(*(Text("\n".join(map(printable, cell.split("\n")))) for cell in row))
-    more = f"the first {SHOWN} are shown" if len(prompts) > SHOWN else ""
+    more = f"the first {PROMPTS_SHOWN} are shown" if len(prompts) > PROMPTS_SHOWN else ""
     return Group(title(task, counted(len(prompts), "prompt"), more), "", rows)

@@ -41,12 +41,12 @@ def check_facts(
         raise InputError("facts must be a list of Facts")
     rows, progress = [], Progress(on_progress, len(facts))
     for fact in facts:
-        rows.append(_check(runner, fact))
+        rows.append(_check_fact(runner, fact))
         progress.add(1)
     return FactsReport(**model_header(runner), rows=tuple(rows))
 
 
-def _check(runner: Runner, fact: Fact) -> Checked:
+def _check_fact(runner: Runner, fact: Fact) -> Checked:
     if fact.measure is None:
         return Checked(fact, (), f"not measured: {fact.reason}")
     try:

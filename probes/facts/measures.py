@@ -23,7 +23,7 @@ from probes.heads.scores import head_scores
 from probes.tasks.greater_than import greater_than
 from probes.tasks.repeated_tokens import repeated_tokens
 
-Head = tuple[int, int]  # layer, head
+LayerHead = tuple[int, int]  # layer, head
 _TEMPLATES = (
     ("When John and Mary went to the shops,{} gave the bag to", " Mary", " John"),
     ("When Tom and James went to the park,{} gave the ball to", " Tom", " James"),
@@ -62,7 +62,7 @@ def matching_ids(runner: Runner, *, text: str, ids: Sequence[int]) -> Sequence[f
     return [len(found), sum(a == b for a, b in zip(found, ids, strict=False))]
 
 
-def ioi_differences(runner: Runner, *, without: Head | None = None) -> Sequence[float]:
+def ioi_differences(runner: Runner, *, without: LayerHead | None = None) -> Sequence[float]:
     """(8,) logit of the right name minus logit of the wrong one.
 
     without: a head whose z is set to 0 at the last position.
@@ -78,17 +78,17 @@ def ioi_differences(runner: Runner, *, without: Head | None = None) -> Sequence[
     return out
 
 
-def ioi_mean(runner: Runner, *, without: Head | None = None) -> Sequence[float]:
+def ioi_mean(runner: Runner, *, without: LayerHead | None = None) -> Sequence[float]:
     """(1,) mean of `ioi_differences`."""
     return [float(np.mean(ioi_differences(runner, without=without)))]
 
 
-def ioi_share(runner: Runner, *, head: Head) -> Sequence[float]:
+def ioi_share(runner: Runner, *, head: LayerHead) -> Sequence[float]:
     """(1,) the fall of the mean difference when a head is set to 0 at the last position."""
     return [ioi_mean(runner)[0] - ioi_mean(runner, without=head)[0]]
 
 
-def ioi_attribution(runner: Runner, *, heads: Sequence[Head], sign: int) -> Sequence[float]:
+def ioi_attribution(runner: Runner, *, heads: Sequence[LayerHead], sign: int) -> Sequence[float]:
     """Ranks by direct logit attribution, mean over the prompts.
 
     sign: 1 for the most positive first, -1 for the most negative first.
@@ -98,7 +98,7 @@ def ioi_attribution(runner: Runner, *, heads: Sequence[Head], sign: int) -> Sequ
     return ranks(sign * np.mean(scores, axis=0), heads)
 
 
-def ioi_patching(runner: Runner, *, heads: Sequence[Head]) -> Sequence[float]:
+def ioi_patching(runner: Runner, *, heads: Sequence[LayerHead]) -> Sequence[float]:
     """Ranks by how far a head's z, patched at all positions, restores the right name.
 
     It is patched from each prompt into the prompt with the names exchanged; mean over the prompts.
@@ -111,7 +111,7 @@ def ioi_patching(runner: Runner, *, heads: Sequence[Head]) -> Sequence[float]:
     return ranks(np.mean(effects, axis=0), heads)
 
 
-def attention_ranks(runner: Runner, *, kind: str, heads: Sequence[Head]) -> Sequence[float]:
+def attention_ranks(runner: Runner, *, kind: str, heads: Sequence[LayerHead]) -> Sequence[float]:
     """Ranks by the `head_scores` of a kind, on 100 random tokens said twice."""
     bos = runner.config.bos_token_id
     ids = repeated_tokens(runner.config.vocab_size, 1, 100, seed=0, bos=bos)[0]
@@ -124,7 +124,7 @@ def years(runner: Runner) -> Sequence[float]:
     return [float(np.mean(found))]
 
 
-def years_patching(runner: Runner, *, over: str, places: Sequence[Head]) -> Sequence[float]:
+def years_patching(runner: Runner, *, over: str, places: Sequence[LayerHead]) -> Sequence[float]:
     """Ranks by how far `years` falls when a head's z, or a layer's MLP output, is patched.
 
     The value at the last position comes from the same prompt with the year 01. over: "z", or
@@ -137,12 +137,12 @@ def years_patching(runner: Runner, *, over: str, places: Sequence[Head]) -> Sequ
     return ranks(np.mean(falls, axis=0), places)
 
 
-def copying(runner: Runner, *, head: Head) -> Sequence[float]:
+def copying(runner: Runner, *, head: LayerHead) -> Sequence[float]:
     """(1,) a head's copying score, from -1 to 1."""
     return [float(copying_score(runner).scores[head])]
 
 
-def ranks(scores: Floats, places: Sequence[Head]) -> Sequence[float]:
+def ranks(scores: Floats, places: Sequence[LayerHead]) -> Sequence[float]:
     """Rank of each place by scores (layer, head), 1 for the largest.
 
     A NaN counts as larger when other places are ranked, and ranks last itself.

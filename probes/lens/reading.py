@@ -59,7 +59,7 @@ def read_lens(
         positions=columns,
         next_ids=following,
         targets=token_texts(runner, wanted),
-        top_tokens=_texts(runner, read.top_ids),
+        top_tokens=_top_texts(runner, read.top_ids),
         **_statistics(read, following >= 0),
     )
 
@@ -99,7 +99,7 @@ def _streams(
     return resid, (run.logits[0, -1], run.top_ids[0, -1])
 
 
-def _texts(runner: Runner, ids: Ints) -> tuple[tuple[tuple[str, ...], ...], ...]:
+def _top_texts(runner: Runner, ids: Ints) -> tuple[tuple[tuple[str, ...], ...], ...]:
     """(R, P, top_k) token ids as text; each id is looked up once."""
     unique = np.unique(ids)
     text = dict(zip(unique.tolist(), token_texts(runner, unique), strict=True))

@@ -66,9 +66,9 @@ def read_published(folder: Path) -> Parts:
     if config.get("bias", True):
         shapes |= {f"{i}.bias": (width,) for i in range(layers)}
     _check_shapes(folder, state, shapes)
-    weight = _stacked([state[f"{i}.weight"] for i in range(layers)])
+    weight = _stacked_parts([state[f"{i}.weight"] for i in range(layers)])
     no_bias = torch.zeros(width)
-    bias = _stacked([state.get(f"{i}.bias", no_bias) for i in range(layers)])
+    bias = _stacked_parts([state.get(f"{i}.bias", no_bias) for i in range(layers)])
     return name, (), weight, bias
 
 
@@ -86,6 +86,6 @@ def _check_shapes(
     )
 
 
-def _stacked(parts: Sequence[Tensor]) -> Floats:
+def _stacked_parts(parts: Sequence[Tensor]) -> Floats:
     """(layer, …) in float32."""
     return np.stack([part.float().numpy() for part in parts])

@@ -83,7 +83,7 @@ def _train(
         optimizer = torch.optim.Adam([*weights, *biases], lr=lr)
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
         for step, ids in enumerate(pieces, start=1):
-            streams, final = _streams(model, ids)
+            streams, final = _layer_streams(model, ids)
             losses = np.zeros(len(layers))
             for i, (h, weight, bias) in enumerate(zip(streams, weights, biases, strict=True)):
                 with torch.enable_grad():
@@ -117,7 +117,7 @@ def _text_ids(runner: TorchRunner, text_or_ids: Prompt, length: int) -> Ints:
     return ids
 
 
-def _streams(model: GPT2, ids: Ints) -> tuple[list[Tensor], Tensor]:
+def _layer_streams(model: GPT2, ids: Ints) -> tuple[list[Tensor], Tensor]:
     """The residual streams that translators read, and the log-probabilities they should give.
 
     ids: (batch, pos). Returns streams (batch, pos, d_model), one for each layer, and the model's

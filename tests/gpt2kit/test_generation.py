@@ -233,9 +233,9 @@ def test_pieces_join_to_the_text_and_no_stop_string_is_in_it(parts, stop):
 
 
 # Byte -> its token; byte-level BPE writes those that do not show as U+0100 and on.
-SHOWN = [*range(33, 127), *range(161, 173), *range(174, 256)]
-HIDDEN = [byte for byte in range(256) if byte not in SHOWN]
-SIGNS = {byte: chr(byte) for byte in SHOWN} | {b: chr(256 + n) for n, b in enumerate(HIDDEN)}
+PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
+HIDDEN = [byte for byte in range(256) if byte not in PRINTABLE]
+SIGNS = {byte: chr(byte) for byte in PRINTABLE} | {b: chr(256 + n) for n, b in enumerate(HIDDEN)}
 BYTE = {byte: TOKENIZER._inner.token_to_id(sign) for byte, sign in SIGNS.items()}
 
 
