@@ -59,6 +59,11 @@ class Inspection(Result):
     parity: dict[str, Any]
     proof: str
 
+    def __repr__(self) -> str:
+        weights = f"{self.profile}, {self.quantize or self.dtype}"
+        places = f"{len(self.taps)} taps, {len(self.edits)} edits"
+        return f"Inspection({Path(self.path).name}: {self.model}, {weights}, {places})"
+
     def table(self) -> list[Row]:
         """One row for each fact about the file, then one for each input, output, tap and edit.
 

@@ -32,6 +32,14 @@ class ExampleCommand(click.Command):
         super().__init__(*args, **options)
         self.examples = tuple(examples)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the options; an error names this command, which click's parser leaves out."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx
+            raise
+
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the examples, one a line, never wrapped."""
         write_lines(formatter, "Examples" if len(self.examples) > 1 else "Example", self.examples)
@@ -142,7 +150,9 @@ def usage_message(error: click.ClickException) -> str:
     """What is wrong with the options, and which help explains them."""
     command = error.ctx.command if isinstance(error, click.UsageError) and error.ctx else None
     name = f"gpt2kit {command.name}" if isinstance(command, ExampleCommand) else "gpt2kit"
-    return f"{error.format_message()} See `{name} --help`."
+    message = error.format_message()
+    stop = "" if message.endswith((".", "?", "?)")) else "."
+    return f"{message}{stop} See `{name} --help`."
 
 
 def fail(message: str, exit_code: int) -> NoReturn:

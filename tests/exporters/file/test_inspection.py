@@ -43,6 +43,7 @@ def test_an_inspection_holds_what_was_exported(file, torch_runner):
     assert found.inputs["input_ids"].startswith("int64 (batch_size, sequence_length")
     assert list(found.outputs) == ["logits", *present_names(CONFIG.n_layer)]
     assert not any(name.endswith((".keep", ".add")) for name in found.inputs)
+    assert repr(found) == f"Inspection({file.name}: random, fused, float32, 3 taps, 2 edits)"
     assert json.loads(found.to_json())["edits"]["embed"] == ["batch", "pos", CONFIG.n_embd]
 
 
