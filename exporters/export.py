@@ -50,7 +50,7 @@ def export_onnx(
     opset: int = DEFAULT_OPSET,
     external_data: bool = False,
     overwrite: bool = False,
-    on_stage: OnStage | None = None,
+    on_progress: OnStage | None = None,
 ) -> Report:
     """Write `path` and, beside it, config.json, generation_config.json, tokenizer.json and the
     parity report, `{path}.parity.json`.
@@ -67,20 +67,20 @@ def export_onnx(
     opset: version of the ONNX operators, 18 to 24.
     external_data: put the weights into `{path}.data`; they always go there above 2 GB.
     overwrite: replace the config or tokenizer of another model in the same folder.
-    on_stage: called with the name of each stage when it begins.
+    on_progress: called with the name of each stage when it begins.
 
     Returns the parity report. Raises ParityError if torch and ONNX disagree, ExportError if the
     file cannot be made; then nothing is left behind, and an older file stays as it was.
     """
     target = as_path(path)
     check_target(target)
-    _check_types(runner, external_data, overwrite, on_stage)
+    _check_types(runner, external_data, overwrite, on_progress)
     names, editable = (resolve(given, runner.config.n_layer) for given in (taps, edits))
     plan = Plan(names, editable, profile, dtype, quantize, opset)
     plan.check()
     _check_device(plan)
     sidecars = new_sidecars(runner, target.parent, overwrite)
-    begin = on_stage or (lambda stage: None)
+    begin = on_progress or (lambda stage: None)
     with _draft_folder(target) as folder:
         draft = folder / target.name
         metadata = _write_draft(runner, plan, draft, external_data, begin)
@@ -95,7 +95,7 @@ def export_onnx(
 
 
 def _check_types(
-    runner: TorchRunner, external_data: bool, overwrite: bool, on_stage: OnStage | None
+    runner: TorchRunner, external_data: bool, overwrite: bool, on_progress: OnStage | None
 ) -> None:
     if not isinstance(runner, TorchRunner):
         raise InputError(
@@ -103,7 +103,7 @@ def _check_types(
         )
     check_flag("external_data", external_data)
     check_flag("overwrite", overwrite)
-    check_function("on_stage", on_stage)
+    check_function("on_progress", on_progress)
 
 
 def check_target(target: Path) -> None:

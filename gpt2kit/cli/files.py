@@ -59,7 +59,7 @@ def export(path: str, model: str, revision: str | None, **plan: Any) -> None:
     check_target(Path(path))  # before the model is loaded
     with show_status(log_stages=True) as status:
         runner = load(model, revision=revision, device="cpu")
-        report = export_onnx(runner, path, on_stage=status.update, **plan)
+        report = export_onnx(runner, path, on_progress=status.update, **plan)
     print_rich(report.render())
     click.echo(f"wrote {path}")
 

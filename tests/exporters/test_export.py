@@ -501,7 +501,7 @@ def test_the_parity_check_sees_a_wrong_trace(folder, traced, monkeypatch):
 
 def test_success_replaces_an_older_file(folder, traced):
     stages = []
-    export_onnx(traced[0], folder / "out.onnx", on_stage=stages.append)
+    export_onnx(traced[0], folder / "out.onnx", on_progress=stages.append)
     assert stages == ["tracing", "writing", "checking against torch"]
     assert open_onnx(folder / "out.onnx", device="cpu").source.model == "tiny"
 
@@ -525,7 +525,7 @@ def test_success_replaces_an_older_file(folder, traced):
         ("out.onnx", {"opset": "23"}, InputError, "opset = '23' must be an integer, got str"),
         ("out.onnx", {"external_data": 1}, InputError, "external_data = 1 must be True or False"),
         ("out.onnx", {"overwrite": "no"}, InputError, "overwrite = 'no' must be True or False"),
-        ("out.onnx", {"on_stage": 3}, InputError, "on_stage = 3 must be a function, or None"),
+        ("out.onnx", {"on_progress": 3}, InputError, "on_progress = 3 must be a function, or None"),
         ("out.onnx", {"taps": None}, TapError, "taps = None must be a tap's name or a list"),
         ("out.onnx", {"taps": ["blocks.2.z"]}, TapError, "layers 0 to 1"),
         ("out.onnx", {"taps": "blocks.0.zz"}, TapError, r"did you mean 'blocks\.0\.z'"),
