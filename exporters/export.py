@@ -75,7 +75,8 @@ def export_onnx(
     target = as_path(path)
     check_target(target)
     _check_types(runner, external_data, overwrite, on_progress)
-    names, editable = (resolve(given, runner.config.n_layer) for given in (taps, edits))
+    n_layer = runner.config.n_layer
+    names, editable = resolve(taps, n_layer), resolve(edits, n_layer, argument="edits")
     plan = Plan(names, editable, profile, dtype, quantize, opset)
     plan.check()
     _check_device(plan)

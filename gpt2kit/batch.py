@@ -140,7 +140,7 @@ def prepare(
     rows, lengths = _padded(ids, lengths)
     if rows.min() < 0 or rows.max() >= config.vocab_size:
         bad = rows.min() if rows.min() < 0 else rows.max()
-        raise InputError(f"token id {bad} is outside the vocabulary of {config.vocab_size}")
+        raise InputError(f"ids: token id {bad} is outside the vocabulary of {config.vocab_size}")
     starts, limit = np.zeros(len(rows), np.int64), config.n_positions
     if cache is not None:
         _check_cache(cache, len(rows))
@@ -190,10 +190,13 @@ def _check_cache(cache: KVCache, rows: int) -> None:
 def _padded(ids: Ids, lengths: ArrayLike | None) -> tuple[Ints, Ints]:
     """Rows of ids (batch, pos), padded with 0, and their lengths (batch,)."""
     rows, sizes = _rows(ids)
-    checked = sizes if lengths is None else check_integers("lengths", lengths).reshape(-1)
+    checked = sizes if lengths is None else np.atleast_1d(check_integers("lengths", lengths))
+    if checked.ndim != 1:
+        raise InputError(f"lengths of shape {checked.shape} must be (batch,)")
     if rows.size == 0 or (checked < 1).any():
+        what = "ids" if lengths is None else "lengths"
         raise InputError(
-            "a row has no tokens; give at least one (for an empty prompt, <|endoftext|>)"
+            f"{what}: a row has no tokens; give at least one (for an empty prompt, <|endoftext|>)"
         )
     if checked.shape != (len(rows),) or checked.max() > rows.shape[1]:
         raise InputError(f"lengths {checked.tolist()} do not fit ids of shape {rows.shape}")

@@ -111,7 +111,7 @@ def token_ids(
     if isinstance(tokens, str | int | np.integer):
         return np.array([token_id(runner, tokens, name)], np.int64)
     given: Any = np.atleast_1d(tokens).tolist() if isinstance(tokens, np.ndarray) else tokens
-    if not isinstance(given, Iterable):
+    if not isinstance(given, Iterable) or isinstance(given, bytes):
         raise InputError(f"{name} = {short(given)} must be a token or a list of tokens")
     return np.array([token_id(runner, token, name) for token in given], np.int64)
 

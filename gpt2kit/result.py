@@ -80,7 +80,7 @@ class Result:
         """Rebuild the result from `to_json`'s text. Raises InputError as `from_dict` does."""
         try:
             data = json.loads(text)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise InputError(f"{cls.result_kind()}: not JSON ({error})") from error
         if not isinstance(data, dict):
             raise InputError(f"{cls.result_kind()}: saved data must be a JSON object")

@@ -50,6 +50,8 @@ _BLOCK = {  # in the order in which they fire
 }
 _AFTER = {"ln_f_scale": SCALE, "ln_f": RESID}
 
+_AXES = {axis for axes in (RESID, HEAD, SCORES, MLP, SCALE) for axis in axes}
+_LAYERS = re.compile(r"(?<=\.)\[!?[0-9-]+\](?=\.)")  # blocks.[01].z: a choice of layers
 Array = TypeVar("Array")
 
 
@@ -86,20 +88,28 @@ def _aliases(n_layer: int) -> dict[str, str]:
     return names
 
 
-def resolve(patterns: str | Iterable[str], n_layer: int) -> tuple[str, ...]:
+def resolve(
+    patterns: str | Iterable[str], n_layer: int, *, argument: str = "taps"
+) -> tuple[str, ...]:
     """Canonical names of the taps that `patterns` select, each once, in the order they fire.
 
     A pattern is a tap name, an alias, or a glob of either (`blocks.*.resid_post`); layer numbers
-    may be negative (`blocks.-1.z`). Raises TapError if a pattern selects nothing, with the nearest
-    name.
+    may be negative (`blocks.-1.z`), and brackets hold characters to choose from (`blocks.[01].z`).
+    argument: what the caller calls `patterns`, for errors. Raises TapError if a pattern selects
+    nothing, with the nearest name, or if its brackets look like a place in a tap.
     """
     if not isinstance(patterns, Iterable):
-        raise TapError(f"taps = {short(patterns)} must be a tap's name or a list of names")
+        raise TapError(f"{argument} = {short(patterns)} must be a tap's name or a list of names")
     aliases = _aliases(n_layer)
     chosen: set[str] = set()
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         if not isinstance(pattern, str):
-            raise TapError(f"taps: {short(pattern)} is not a tap's name, which is text")
+            raise TapError(f"{argument}: {short(pattern)} is not a tap's name, which is text")
+        if _names_a_place(pattern):
+            raise TapError(
+                f"{argument}: {pattern!r} names a place in a tap; name the tap alone (an Edit "
+                "takes the place by its axis, head=9 or pos=2)"
+            )
         wanted = _from_start(pattern, n_layer)
         if wanted in aliases:
             chosen.add(aliases[wanted])
@@ -109,6 +119,17 @@ def resolve(patterns: str | Iterable[str], n_layer: int) -> tuple[str, ...]:
             raise TapError(f"unknown tap {pattern!r}{_hint(wanted, n_layer)}")
         chosen |= found
     return tuple(name for name in tap_axes(n_layer) if name in chosen) if chosen else ()
+
+
+def _names_a_place(pattern: str) -> bool:
+    """Whether brackets in a pattern look like a place: `z[pos:2]`, `z[head]`, `z[9]`.
+
+    Read as a glob, such a pattern would select other taps than the user meant.
+    """
+    rest = _LAYERS.sub("", pattern)
+    inside = re.findall(r"\[([^\]]*)\]", rest)
+    characters = all(re.fullmatch(r"!?[a-z]+", part) and part not in _AXES for part in inside)
+    return not characters or rest.count("[") != len(inside) or rest.count("]") != len(inside)
 
 
 def _from_start(pattern: str, n_layer: int) -> str:
@@ -122,7 +143,7 @@ def resolve_one(name: str, n_layer: int) -> str:
     """The canonical name of exactly one tap. Raises TapError for a pattern that selects several."""
     if not isinstance(name, str):
         raise TapError(f"{short(name)} is not a tap's name, which is text")
-    found = resolve(name, n_layer)
+    found = resolve(name, n_layer, argument="tap")
     if len(found) > 1:
         raise TapError(f"{name!r} selects {len(found)} taps ({found[0]}, …); name one")
     return found[0]

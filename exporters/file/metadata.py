@@ -131,7 +131,10 @@ def _required(entry: Field[Any]) -> bool:
 
 def _check_format(metadata: Mapping[str, str], path: Path) -> None:
     """Raise EngineError for a file of a newer format, ValueError if the key is damaged."""
-    found = int(metadata.get(_FORMAT_KEY, "1"))
+    text = metadata.get(_FORMAT_KEY, "1")
+    if not text.isascii():  # int() reads the digits of every script
+        raise ValueError(f"{_FORMAT_KEY} = {text!r}")
+    found = int(text)
     if found > FORMAT:
         raise EngineError(
             f"{path}: made by a newer gpt2kit (format {found}, this one reads {FORMAT}); "

@@ -30,7 +30,7 @@ def collect(
     position: negative ones count from each prompt's own end. name: the argument that errors name.
     Raises TapError for a tap without positions, InputError for a prompt that is too short.
     """
-    chosen = resolve(taps, runner.config.n_layer)
+    chosen = resolve(taps, runner.config.n_layer, argument="tap")
     for tap in chosen:
         if axes_of(tap)[1] != "pos":
             raise TapError(f"{tap} has axes {axes_of(tap)}: it has no value at a position")

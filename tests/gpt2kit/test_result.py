@@ -127,6 +127,8 @@ def spoil(**change):
         ("", "everything: not JSON"),
         ("[]", "must be a JSON object"),
         ("5", "must be a JSON object"),
+        (None, "everything: not JSON"),
+        (5, "everything: not JSON"),
         ("{}", "saved data of kind None given, 'everything' is needed"),
         (spoil(kind="logit lens"), "saved data of kind 'logit lens' given"),
         (spoil(schema_version=2), "schema version 2 is unknown.*update gpt2kit"),

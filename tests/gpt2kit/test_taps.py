@@ -105,3 +105,18 @@ def test_a_tap_dict_finds_any_spelling_and_iterates_canonical_names():
     with pytest.raises(TapError, match=r"it holds: blocks.0.resid_post, ln_f"):
         taps["embed"]
     assert "ln_f" in repr(taps)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["blocks.*.*[pos:2]", "blocks.1.z[head]", "blocks.1.z[9]", "blocks.*.z]", "blocks.*.z[", "z[]"],
+)
+def test_brackets_that_look_like_a_place_are_refused(pattern):
+    """Read as a glob, they would select other taps."""
+    with pytest.raises(TapError, match=r"taps: '.*' names a place in a tap"):
+        resolve(pattern, 3)
+
+
+def test_an_error_names_the_argument_as_its_caller_calls_it():
+    with pytest.raises(TapError, match="edits = 5 must be a tap's name or a list"):
+        resolve(5, 3, argument="edits")

@@ -18,6 +18,7 @@ A = "the cat"
         (lambda r: probes.logit_lens(r, None), "prompt"),
         (lambda r: probes.logit_lens(r, A, targets=[1.9]), "targets"),
         (lambda r: probes.logit_lens(r, A, targets=1.9), "targets"),
+        (lambda r: probes.logit_lens(r, A, targets=b"x"), "targets"),
         (lambda r: probes.logit_lens(r, A, targets=None), "targets"),
         (lambda r: probes.logit_lens(r, A, targets=[True]), "targets"),
         (lambda r: probes.logit_lens(r, A, targets=[[1, 2]]), "targets"),

@@ -85,6 +85,7 @@ def test_a_missing_key_is_one_error_unless_the_first_files_lack_it(key):
         ("weights", "[1]"),
         ("parity", "nonsense"),
         ("format", "one"),
+        ("format", "٢"),
         ("format", "0"),
         ("format", ""),
     ],
