@@ -51,6 +51,7 @@ _BLOCK = {  # in the order in which they fire
 _AFTER = {"ln_f_scale": SCALE, "ln_f": RESID}
 
 _AXES = {axis for axes in (RESID, HEAD, SCORES, MLP, SCALE) for axis in axes}
+_PLACE = re.compile(r"-?[0-9]*|.*[:=,\s].*")  # 9, 2:5, head=9, "3, 4", or nothing
 _LAYERS = re.compile(r"(?<=\.)\[!?[0-9-]+\](?=\.)")  # blocks.[01].z: a choice of layers
 Array = TypeVar("Array")
 
@@ -128,8 +129,7 @@ def _names_a_place(pattern: str) -> bool:
     """
     rest = _LAYERS.sub("", pattern)
     inside = re.findall(r"\[([^\]]*)\]", rest)
-    characters = all(re.fullmatch(r"!?[a-z]+", part) and part not in _AXES for part in inside)
-    return not characters or rest.count("[") != len(inside) or rest.count("]") != len(inside)
+    return any(part in _AXES or _PLACE.fullmatch(part) for part in inside)
 
 
 def _from_start(pattern: str, n_layer: int) -> str:

@@ -109,7 +109,7 @@ def test_a_tap_dict_finds_any_spelling_and_iterates_canonical_names():
 
 @pytest.mark.parametrize(
     "pattern",
-    ["blocks.*.*[pos:2]", "blocks.1.z[head]", "blocks.1.z[9]", "blocks.*.z]", "blocks.*.z[", "z[]"],
+    ["blocks.*.*[pos:2]", "blocks.1.z[head]", "blocks.1.z[9]", "blocks.*.z[-1]", "z[1,4]", "z[]"],
 )
 def test_brackets_that_look_like_a_place_are_refused(pattern):
     """Read as a glob, they would select other taps."""
