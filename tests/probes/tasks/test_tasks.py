@@ -171,10 +171,10 @@ def test_a_smaller_vocabulary_leaves_words_out():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda t: ioi(t, 0), "0 prompts asked for"),
-        (lambda t: greater_than(t, -1), "-1 prompts asked for"),
+        (lambda t: ioi(t, 0), "0 prompts are too few"),
+        (lambda t: greater_than(t, -1), "-1 prompts are too few"),
         (lambda t: docstring_like(t, 1, seed=-1), "seed = -1 must not be negative"),
-        (lambda t: repeated_tokens(10, 0, 3), "0 prompts asked for"),
+        (lambda t: repeated_tokens(10, 0, 3), "0 prompts are too few"),
         (lambda t: repeated_tokens(10, 1, 0), "length = 0 must be from 1 to 10"),
         (lambda t: repeated_tokens(10, 1, 11), "length = 11 must be from 1 to 10"),
         (lambda t: repeated_tokens(10, 1, 10, bos=3), "length = 10 must be from 1 to 9"),
