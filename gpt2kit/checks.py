@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from gpt2kit.errors import InputError
 
 
-def check_integer(name: str, value: Any, low: int = 1, high: int | None = None) -> int:
-    """Return an integer from `low` to `high`, both included; None is no upper bound.
+def check_integer(name: str, value: Any, low: int | None = 1, high: int | None = None) -> int:
+    """Return an integer from `low` to `high`, both included; None is no bound.
 
     Raises InputError unless `value` is an int or a numpy integer in that range. Booleans and
     floats are refused, even 3.0.
     """
     if not _is_integer(value):
         raise InputError(f"{name} = {short(value)} must be an integer, got {type(value).__name__}")
-    if value < low or (high is not None and value > high):
+    if (low is not None and value < low) or (high is not None and value > high):
         span = f"be from {low} to {high}" if high is not None else f"be at least {low}"
         raise InputError(
             f"{name} = {value} must {'not be negative' if (low, high) == (0, None) else span}"

@@ -26,13 +26,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gpt2kit.errors import EditError
+from gpt2kit.taps import LAYER_CHOICE
 
 # Digits are [0-9] throughout: \d would also match the digits of other scripts.
 _EDIT = re.compile(
     r"(?P<tap>[^\s=/]+?)\s*(?:\[(?P<at>(?:[^\[\]]|\[[^\[\]]*\])*=(?:[^\[\]]|\[[^\[\]]*\])*)\])?"
     r"\s*(?P<op>[-+*]?=)\s*(?P<value>[^\s=].*)"
 )
-_LAYERS = re.compile(r"(?<=\.)\[!?[0-9-]+\](?=\.)")  # blocks.[01].z: a choice of layers
 _NUMBER = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
 _VALUE = re.compile(
     rf"(?P<number>{_NUMBER})|(?:(?P<times>{_NUMBER})\s*\*\s*|(?P<sign>[-+])\s*)?(?P<file>\S.*)"
@@ -83,7 +83,7 @@ def _check_tap(text: str, tap: str) -> None:
 
     Read as a glob, such a tap would select other taps than the user meant.
     """
-    rest = _LAYERS.sub("", tap)
+    rest = LAYER_CHOICE.sub("", tap)
     if "[" in rest or "]" in rest:
         raise EditError(
             f"{text!r} is not an edit: {tap!r} has brackets without an axis; write [head=9], "

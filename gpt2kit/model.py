@@ -251,6 +251,17 @@ class GPT2(nn.Module):
         if not config.tie_word_embeddings:
             self.lm_head = Embedding(config.vocab_size, config.n_embd)
 
+    @classmethod
+    def from_weights(cls, config: GPT2Config, weights: Mapping[str, Tensor]) -> GPT2:
+        """A model for inference that holds these tensors themselves, by checkpoint name.
+
+        Raises RuntimeError if a weight is missing, unknown, or of another shape.
+        """
+        with torch.device("meta"):
+            model = cls(config)
+        model.load_state_dict(weights, assign=True)
+        return model.eval().requires_grad_(False)
+
     def forward(
         self,
         ids: Tensor,

@@ -52,7 +52,7 @@ _AFTER = {"ln_f_scale": SCALE, "ln_f": RESID}
 
 _AXES = {axis for axes in (RESID, HEAD, SCORES, MLP, SCALE) for axis in axes}
 _PLACE = re.compile(r"-?[0-9]*|.*[:=,\s].*")  # 9, 2:5, head=9, "3, 4", or nothing
-_LAYERS = re.compile(r"(?<=\.)\[!?[0-9-]+\](?=\.)")  # blocks.[01].z: a choice of layers
+LAYER_CHOICE = re.compile(r"(?<=\.)\[!?[0-9-]+\](?=\.)")  # blocks.[01].z: a choice of layers
 Array = TypeVar("Array")
 
 
@@ -106,15 +106,15 @@ def resolve(
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         if not isinstance(pattern, str):
             raise TapError(f"{argument}: {short(pattern)} is not a tap's name, which is text")
+        wanted = _from_start(pattern, n_layer)
+        if wanted in aliases:
+            chosen.add(aliases[wanted])
+            continue
         if _names_a_place(pattern):
             raise TapError(
                 f"{argument}: {pattern!r} names a place in a tap; name the tap alone (an Edit "
                 "takes the place by its axis, head=9 or pos=2)"
             )
-        wanted = _from_start(pattern, n_layer)
-        if wanted in aliases:
-            chosen.add(aliases[wanted])
-            continue
         found = {aliases[name] for name in fnmatch.filter(aliases, wanted)}
         if not found:
             raise TapError(f"unknown tap {pattern!r}{_hint(wanted, n_layer)}")
@@ -127,7 +127,7 @@ def _names_a_place(pattern: str) -> bool:
 
     Read as a glob, such a pattern would select other taps than the user meant.
     """
-    rest = _LAYERS.sub("", pattern)
+    rest = LAYER_CHOICE.sub("", pattern)
     inside = re.findall(r"\[([^\]]*)\]", rest)
     return any(part in _AXES or _PLACE.fullmatch(part) for part in inside)
 

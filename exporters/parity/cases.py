@@ -87,7 +87,7 @@ def short_decode(tokens: CaseTokens) -> Steps:
 
 
 def unequal_rows(tokens: CaseTokens) -> Steps:
-    """TokenRows of unequal length, padded, then some steps that follow each row's own end."""
+    """Rows of unequal length, padded, then some steps that follow each row's own end."""
     return [(tokens.ragged, tokens.lengths), *_steps_after(tokens)]
 
 

@@ -10,7 +10,6 @@ with.
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 from exporters.tracing.packed_modules import PackedLinear, PackedTable
@@ -51,7 +50,4 @@ def unpack(model: GPT2) -> GPT2:
             weights[f"{name}.weight"] = module.weight.dequantised().T.contiguous()
         elif isinstance(module, PackedTable):
             weights[f"{name}.weight"] = module.weight.dequantised()
-    with torch.device("meta"):
-        out = GPT2(model.config)
-    out.load_state_dict(weights, assign=True)
-    return out.eval().requires_grad_(False)
+    return GPT2.from_weights(model.config, weights)

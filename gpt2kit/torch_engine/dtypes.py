@@ -17,11 +17,8 @@ DTYPES = {
 
 def on_cpu(model: GPT2, dtype: torch.dtype) -> GPT2:
     """A copy of the model on the CPU in `dtype`; tensors that need no change are shared."""
-    with torch.device("meta"):
-        out = GPT2(model.config)
     weights = {name: x.to("cpu", dtype) for name, x in model.state_dict().items()}
-    out.load_state_dict(weights, assign=True)
-    return out.eval().requires_grad_(False)
+    return GPT2.from_weights(model.config, weights)
 
 
 def rounded(runner: TorchRunner, dtype: torch.dtype) -> TorchRunner:

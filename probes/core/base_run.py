@@ -15,6 +15,7 @@ import numpy as np
 from gpt2kit.edits import Edit
 from gpt2kit.readout import Ints
 from gpt2kit.runner import LayerRunner, Run, Runner
+from gpt2kit.taps import residual_stream
 from probes.core.saving import Saving
 
 
@@ -27,9 +28,8 @@ class BaseRun:
     def __init__(self, runner: Runner, ids: Ints, taps: Sequence[str] = ()) -> None:
         n_layer = runner.config.n_layer
         self.runner, self.ids, self.n_layer = runner, ids, n_layer
-        self._entries = [f"blocks.{i}.resid_pre" for i in range(n_layer)]
-        self._entries.append(f"blocks.{n_layer - 1}.resid_post")
-        entries = self._entries if isinstance(runner, LayerRunner) else []
+        self._entries = residual_stream(n_layer)
+        entries = self._entries if isinstance(runner, LayerRunner) else ()
         run = runner.run(ids, taps=[*taps, *entries], last_only=True)
         self.taps, self.logits = run.taps, run.logits[0, -1]
         self._layers, self._batches, self._seconds = 0, list[int](), 0.0

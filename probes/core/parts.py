@@ -14,7 +14,7 @@ def tap_at(config: GPT2Config, layer: int, name: str) -> tuple[str, int]:
     layer: a negative one counts from the end. Raises InputError unless it is an integer, TapError
     if the model has no such layer.
     """
-    layer = check_integer("layer", layer, low=-(1 << 31))
+    layer = check_integer("layer", layer, low=None)
     tap = resolve_one(f"blocks.{layer}.{name}", config.n_layer)
     return tap, int(tap.split(".")[1])
 
@@ -30,7 +30,7 @@ def check_neuron(config: GPT2Config, neuron: int) -> int:
 
 
 def _check_part(name: str, number: int, count: int) -> int:
-    number = check_integer(name, number, low=-(1 << 31))
+    number = check_integer(name, number, low=None)
     if not 0 <= number < count:
         raise InputError(f"{name} {number} does not exist; a layer has {name}s 0 to {count - 1}")
     return number

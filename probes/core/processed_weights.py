@@ -67,12 +67,13 @@ def processed(
         _centre_writing(weights)
     if centre_unembed:
         weights["lm_head.weight"] -= weights["lm_head.weight"].mean(0)
-    with torch.device("meta"):
-        model = GPT2(replace(runner.config, tie_word_embeddings=False))
     dtype = runner.model.wte.weight.dtype
-    model.load_state_dict({name: x.to(dtype) for name, x in weights.items()}, assign=True)
+    model = GPT2.from_weights(
+        replace(runner.config, tie_word_embeddings=False),
+        {name: x.to(dtype) for name, x in weights.items()},
+    )
     source = replace(runner.source, model=f"{runner.source.model} ({done})")
-    return TorchRunner(model.eval().requires_grad_(False), runner.tokenizer, source)
+    return TorchRunner(model, runner.tokenizer, source)
 
 
 def _fold_layer_norms(weights: dict[str, Tensor], n_layer: int) -> None:

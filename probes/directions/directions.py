@@ -92,7 +92,7 @@ def pca_directions(
     tap = _vector_tap(runner, tap)
     x = collect(runner, prompts, taps=tap, position=position)[tap].astype(np.float64)
     most = min(len(x) - 1, x.shape[1])
-    if check_integer("n", n, low=-(1 << 31)) < 1 or n > most:
+    if check_integer("n", n, low=None) < 1 or n > most:
         raise InputError(f"n = {n} components, but {len(x)} prompts have from 1 to {most}")
     mean = x.mean(0)
     _, sizes, vectors = np.linalg.svd(x - mean, full_matrices=False)

@@ -21,7 +21,7 @@ def repeated_tokens(
     random = seeded(batch, seed, "batch")
     excluded = [] if bos is None else [check_integer("bos", bos, 0)]
     allowed = np.setdiff1d(np.arange(check_integer("vocab_size", vocab_size)), excluded)
-    if not 1 <= check_integer("length", length, low=-(1 << 31)) <= len(allowed):
+    if not 1 <= check_integer("length", length, low=None) <= len(allowed):
         raise InputError(
             f"length = {length} must be from 1 to {len(allowed)}, the different tokens"
         )

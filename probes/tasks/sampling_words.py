@@ -17,9 +17,9 @@ def seeded(count: int, seed: int, name: str = "n") -> np.random.Generator:
     name: the argument that `count` is. Raises InputError unless `count` is a positive integer and
     `seed` an integer from 0.
     """
-    if check_integer(name, count, low=-(1 << 31)) < 1:
+    if check_integer(name, count, low=None) < 1:
         raise InputError(f"{count} prompts are too few; ask for at least one")
-    if check_integer("seed", seed, low=-(1 << 31)) < 0:
+    if check_integer("seed", seed, low=None) < 0:
         raise InputError(f"seed = {seed} must not be negative")
     return np.random.default_rng(seed)
 
