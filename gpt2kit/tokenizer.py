@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors
 
 from gpt2kit.checks import check_integers, check_text
 from gpt2kit.errors import CheckpointError, InputError
+from gpt2kit.json_files import read_object
 
 END_OF_TEXT = "<|endoftext|>"
 
 
 class Tokenizer:
-    """Encodes a text and adds nothing: no BOS, no padding."""
+    """Encodes a text and adds nothing: no BOS, no padding.
 
-    def __init__(self, inner: tokenizers.Tokenizer) -> None:
+    settings: the content of the source's tokenizer_config.json; {} without one.
+    """
+
+    def __init__(
+        self, inner: tokenizers.Tokenizer, settings: Mapping[str, Any] | None = None
+    ) -> None:
         self._inner = inner
+        self.settings: Mapping[str, Any] = dict(settings or {})
         inner.no_truncation()
         inner.no_padding()
 
@@ -29,11 +37,12 @@ class Tokenizer:
         file, vocab, merges = (
             folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt")
         )
+        settings = read_object(folder / "tokenizer_config.json")
         try:
             if file.is_file():
-                return cls(tokenizers.Tokenizer.from_file(str(file)))
+                return cls(tokenizers.Tokenizer.from_file(str(file)), settings)
             if vocab.is_file() and merges.is_file():
-                return cls(_byte_level_bpe(vocab, merges))
+                return cls(_byte_level_bpe(vocab, merges), settings)
         except Exception as error:  # tokenizers raises bare Exception
             raise CheckpointError(f"{folder}: tokenizer files cannot be read ({error})") from error
         return None

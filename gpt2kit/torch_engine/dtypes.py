@@ -27,4 +27,4 @@ def rounded(runner: TorchRunner, dtype: torch.dtype) -> TorchRunner:
     It is the reference for a file exported in `dtype`: same weights, exact arithmetic.
     """
     model = on_cpu(on_cpu(runner.model, dtype), torch.float32)
-    return TorchRunner(model, runner.tokenizer, runner.source)
+    return TorchRunner(model, runner.tokenizer, runner.source, runner.generation)

@@ -8,6 +8,7 @@ import torch
 
 from gpt2kit.checks import check_choice
 from gpt2kit.errors import InputError
+from gpt2kit.json_files import read_object
 from gpt2kit.tokenizer import Tokenizer
 from gpt2kit.torch_engine.dtypes import DTYPES
 from gpt2kit.torch_engine.find import find
@@ -33,7 +34,9 @@ def load(
     device = choose_device(device)
     found = find(model, revision)
     module = read_model(found.folder, device, DTYPES[dtype])
-    return TorchRunner(module, Tokenizer.from_folder(found.folder), found.source)
+    tokenizer = Tokenizer.from_folder(found.folder)
+    generation = read_object(found.folder / "generation_config.json")
+    return TorchRunner(module, tokenizer, found.source, generation)
 
 
 def choose_device(device: str) -> str:

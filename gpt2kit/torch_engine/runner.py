@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,14 +31,20 @@ from gpt2kit.weight_names import weight_shape
 class TorchRunner:
     """A Runner on torch. `model` is the module itself.
 
+    generation: the content of the source's generation_config.json; {} without one.
     It also meets `LayerRunner`: `run_from` starts at a later layer.
     """
 
     def __init__(
-        self, model: GPT2, tokenizer: Tokenizer | None = None, source: Source | None = None
+        self,
+        model: GPT2,
+        tokenizer: Tokenizer | None = None,
+        source: Source | None = None,
+        generation: Mapping[str, Any] | None = None,
     ) -> None:
         self.model, self.tokenizer, self.config = model, tokenizer, model.config
         self.source = source or Source("unnamed")
+        self.generation: Mapping[str, Any] = dict(generation or {})
 
     def __repr__(self) -> str:
         c = self.config

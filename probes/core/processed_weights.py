@@ -73,7 +73,7 @@ def processed(
         {name: x.to(dtype) for name, x in weights.items()},
     )
     source = replace(runner.source, model=f"{runner.source.model} ({done})")
-    return TorchRunner(model, runner.tokenizer, source)
+    return TorchRunner(model, runner.tokenizer, source, runner.generation)
 
 
 def _fold_layer_norms(weights: dict[str, Tensor], n_layer: int) -> None:
