@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, processors
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 
-from gpt2kit.checks import check_integers, check_text
+from gpt2kit.added_tokens import END_OF_TEXT, added_tokens
+from gpt2kit.checks import check_integers, check_text, short
 from gpt2kit.errors import CheckpointError, InputError
 from gpt2kit.json_files import read_object
 
-END_OF_TEXT = "<|endoftext|>"
+_GPT2_CLASSES = (None, "GPT2Tokenizer", "GPT2TokenizerFast")
 
 
 class Tokenizer:
@@ -32,20 +34,18 @@ class Tokenizer:
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Tokenizer | None:
-        """Read tokenizer.json, else vocab.json and merges.txt; None if the folder has neither."""
+        """Read tokenizer.json, else vocab.json and merges.txt; None if the folder has neither.
+
+        The files beside them add tokens and settings, as transformers reads them; an id that a
+        file gives to a token is kept. Raises CheckpointError for a damaged file, or for two files
+        that disagree about an id.
+        """
         folder = Path(folder)
-        file, vocab, merges = (
-            folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt")
-        )
+        inner = _read_vocabulary(folder)
+        if inner is None:
+            return None
         settings = read_object(folder / "tokenizer_config.json")
-        try:
-            if file.is_file():
-                return cls(tokenizers.Tokenizer.from_file(str(file)), settings)
-            if vocab.is_file() and merges.is_file():
-                return cls(_byte_level_bpe(vocab, merges), settings)
-        except Exception as error:  # tokenizers raises bare Exception
-            raise CheckpointError(f"{folder}: tokenizer files cannot be read ({error})") from error
-        return None
+        return cls(_with_sidecars(inner, folder, settings), settings)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text; `<|endoftext|>` in it is the one special token.
@@ -90,6 +90,19 @@ class Tokenizer:
         return text
 
 
+def _read_vocabulary(folder: Path) -> tokenizers.Tokenizer | None:
+    """The tokenizer of tokenizer.json, or of vocab.json and merges.txt, without other files."""
+    file, vocab, merges = (folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt"))
+    try:
+        if file.is_file():
+            return tokenizers.Tokenizer.from_file(str(file))
+        if vocab.is_file() and merges.is_file():
+            return _byte_level_bpe(vocab, merges)
+    except Exception as error:  # tokenizers raises bare Exception
+        raise CheckpointError(f"{folder}: tokenizer files cannot be read ({error})") from error
+    return None
+
+
 def _byte_level_bpe(vocab: Path, merges: Path) -> tokenizers.Tokenizer:
     """GPT-2's tokenizer from the two files that it was published as."""
     bpe = models.BPE.from_file(
@@ -99,8 +112,62 @@ def _byte_level_bpe(vocab: Path, merges: Path) -> tokenizers.Tokenizer:
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
     inner.post_processor = processors.ByteLevel(trim_offsets=False)
-    inner.add_special_tokens([END_OF_TEXT])
     return inner
+
+
+def _with_sidecars(
+    inner: tokenizers.Tokenizer, folder: Path, settings: Mapping[str, Any]
+) -> tokenizers.Tokenizer:
+    """Add the tokens and settings that other files of the folder give."""
+    file, kind = folder / "tokenizer_config.json", settings.get("tokenizer_class")
+    if not isinstance(kind, str | None):
+        raise CheckpointError(f"{file}: tokenizer_class = {short(kind)} must be text")
+    of_gpt2 = kind in _GPT2_CLASSES or not (folder / "tokenizer.json").is_file()
+    present = {token.content for token in inner.get_added_tokens_decoder().values()}
+    ends_text = of_gpt2 and inner.token_to_id(END_OF_TEXT) is not None
+    try:
+        listed, new = added_tokens(folder, settings, present, ends_text=ends_text)
+        inner = _with_ids(inner, listed, folder)
+        inner.add_tokens([listed[i] for i in sorted(listed)] + new)
+    except (TypeError, ValueError) as error:  # lone surrogates; a vocabulary of another kind
+        raise CheckpointError(f"{folder}: tokens cannot be added ({error})") from error
+    if of_gpt2 and isinstance(inner.pre_tokenizer, pre_tokenizers.ByteLevel):
+        inner.pre_tokenizer.add_prefix_space = _switch(settings, "add_prefix_space", file)
+    inner.encode_special_tokens = _switch(settings, "split_special_tokens", file)
+    return inner
+
+
+def _with_ids(
+    inner: tokenizers.Tokenizer, listed: Mapping[int, AddedToken], folder: Path
+) -> tokenizers.Tokenizer:
+    """Make sure that each listed token will get its id.
+
+    The library numbers added tokens from the size of the vocabulary on, without gaps. Tokens with
+    other ids are put into the vocabulary itself. Raises CheckpointError if the vocabulary has such
+    a token under another id, or another token under the same id.
+    """
+    for index, token in listed.items():
+        found, holder = inner.token_to_id(token.content), inner.id_to_token(index)
+        if (index if found is None else found, holder or token.content) != (index, token.content):
+            raise CheckpointError(
+                f"{folder}: {token.content!r} is added as token {index}, but the vocabulary has "
+                + (f"{holder!r} there" if found is None else f"it as token {found}")
+            )
+    new = {t.content: i for i, t in listed.items() if inner.token_to_id(t.content) is None}
+    size = inner.get_vocab_size()
+    if sorted(new.values()) == list(range(size, size + len(new))):
+        return inner
+    content = json.loads(inner.to_str())
+    content["model"]["vocab"] |= inner.get_vocab() | new
+    return tokenizers.Tokenizer.from_str(json.dumps(content))
+
+
+def _switch(settings: Mapping[str, Any], name: str, file: Path) -> bool:
+    """A setting that is on or off; off by default."""
+    value = settings.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise CheckpointError(f"{file}: {name} = {short(value)} must be true or false")
+    return bool(value)
 
 
 def printable(token: str) -> str:
