@@ -20,7 +20,7 @@ import torch
 
 from exporters.engine.devices import cuda_problems
 from exporters.file.metadata import FileMetadata
-from exporters.file.names import as_path, data_file, parity_file
+from exporters.file.names import as_path, data_file, parity_file, sidecar_folder
 from exporters.parity.report import Report
 from exporters.parity.verify import check
 from exporters.sidecars.hugging_face import new_sidecars
@@ -52,8 +52,8 @@ def export_onnx(
     overwrite: bool = False,
     on_progress: OnStage | None = None,
 ) -> Report:
-    """Write `path` and, beside it, config.json, generation_config.json, tokenizer.json and the
-    parity report, `{path}.parity.json`.
+    """Write `path` and, beside it, the parity report, `{path}.parity.json`; also config.json,
+    generation_config.json and tokenizer.json, one folder up if that of `path` is called `onnx`.
 
     taps: names or globs of the taps that become outputs.
     edits: names or globs of the taps that can be edited, each through two optional inputs.
@@ -65,7 +65,7 @@ def export_onnx(
         `exporters.tracing.quantize`). The loss of accuracy is measured, must be within a bound, and
         is in the report.
     opset: version of the ONNX operators, 18 to 24.
-    external_data: put the weights into `{path}.data`; they always go there above 2 GB.
+    external_data: put the weights into `{path}_data`; they always go there above 2 GB.
     overwrite: replace the config or tokenizer of another model in the same folder.
     on_progress: called with the name of each stage when it begins.
 
@@ -80,7 +80,7 @@ def export_onnx(
     plan = Plan(names, editable, profile, dtype, quantize, opset)
     plan.check()
     _check_device(plan)
-    sidecars = new_sidecars(runner, target.parent, overwrite)
+    sidecars = new_sidecars(runner, sidecar_folder(target), overwrite)
     begin = on_progress or (lambda stage: None)
     with _draft_folder(target) as folder:
         draft = folder / target.name
@@ -91,7 +91,7 @@ def export_onnx(
         report = check(runner, draft, "cuda" if dtype == "bfloat16" else "cpu")
         report.raise_if_failed()
         _add_proof(draft, metadata, report)
-        _place(folder, target)
+        _place(folder, target, sidecars)
     return report
 
 
@@ -187,7 +187,7 @@ def _append_metadata(path: Path, written: FileMetadata, complete: FileMetadata) 
         file.write(extra.SerializeToString())
 
 
-def _place(folder: Path, target: Path) -> None:
+def _place(folder: Path, target: Path, sidecars: Iterable[str]) -> None:
     """Move the finished files to where they belong.
 
     The model comes last, so that its weights and sidecars are there as soon as it appears.
@@ -195,7 +195,8 @@ def _place(folder: Path, target: Path) -> None:
     made = sorted(folder.iterdir(), key=lambda file: file.name == target.name)
     replaced = target.exists()
     for file in made:
-        file.replace(target.parent / file.name)
+        home = sidecar_folder(target) if file.name in sidecars else target.parent
+        file.replace(home / file.name)
     data = data_file(target)
     if replaced and data.name not in [file.name for file in made]:
         data.unlink(missing_ok=True)  # the weights of the replaced file

@@ -12,7 +12,8 @@ import onnxruntime as ort
 
 from exporters.engine.devices import choose
 from exporters.engine.sessions import open_session, reason, run_options
-from exporters.file.names import data_file, existing
+from exporters.file.external import data_files
+from exporters.file.names import existing
 from gpt2kit.errors import EngineError
 
 T = TypeVar("T")
@@ -100,7 +101,7 @@ class FileState:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._known = {part: _identity(part) for part in (path, data_file(path))}
+        self._known = {part: _identity(part) for part in (path, *data_files(path))}
 
     def check(self) -> None:
         """Raise EngineError if either file was replaced or removed."""

@@ -21,6 +21,7 @@ from exporters.engine.ort_values import ELEMENT, as_float32
 from exporters.engine.portable import PortableGraph
 from exporters.engine.readout_sessions import ReadoutSessions, Unembedding
 from exporters.file.metadata import FileMetadata
+from exporters.file.names import sidecar_folder
 from exporters.file.stored_weights import StoredWeights
 from gpt2kit.batch import Ids, KVCache, cache_length, check_run
 from gpt2kit.checks import check_integer
@@ -36,7 +37,7 @@ GRAPHS: dict[str, type[Graph[Any]]] = {"portable": PortableGraph, "fused": Fused
 def open_onnx(
     path: str | os.PathLike[str], *, device: str = "auto", threads: int | None = None
 ) -> OnnxRunner:
-    """Open a file that `export_onnx` made; its tokenizer.json is read from the same folder.
+    """Open a file that `export_onnx` made; its tokenizer.json is read from where an export puts it.
 
     device: "cpu", "cuda", or "auto": CUDA where it works and can run this file, else the CPU.
     threads: for the CPU; by default one for each physical core.
@@ -62,7 +63,7 @@ class OnnxRunner:
         self.taps, self.edits = meta.taps, meta.edits
         self.dtype, self.profile, self.quantize = meta.dtype, meta.profile, meta.quantize
         self.precision, self.weights_sha256 = meta.precision, meta.weights_sha256
-        self.tokenizer = Tokenizer.from_folder(self.path.parent)
+        self.tokenizer = _tokenizer_of(self.path)
         self.graph = graph_of(sessions, meta)
 
     def __repr__(self) -> str:
@@ -202,6 +203,12 @@ class OnnxRunner:
     @cached_property
     def _weights(self) -> StoredWeights:
         return StoredWeights(self.path)
+
+
+def _tokenizer_of(path: Path) -> Tokenizer | None:
+    """The tokenizer of a file; older exports have it beside a file in a folder called `onnx`."""
+    found = Tokenizer.from_folder(sidecar_folder(path))
+    return Tokenizer.from_folder(path.parent) if found is None else found
 
 
 def graph_of(sessions: FileSessions, meta: FileMetadata) -> Graph[Any]:

@@ -13,8 +13,9 @@ import numpy as np
 import onnx_ir
 
 from exporters.file import mapped
+from exporters.file.external import data_files
 from exporters.file.metadata import FileMetadata
-from exporters.file.names import data_file, edit_names, existing, parity_file
+from exporters.file.names import edit_names, existing, parity_file
 from gpt2kit.config import GPT2Config
 from gpt2kit.edit_arrays import Chunk
 from gpt2kit.errors import EngineError, GPT2KitError
@@ -136,10 +137,9 @@ def _inspection(file: Path, model: onnx_ir.Model) -> Inspection:
     if meta.parity is None:
         raise EngineError(f"{file}: has no parity result; make it with `gpt2kit export --onnx`")
     edit_inputs = {name for tap in meta.edits for name in edit_names(tap)}
-    outside = data_file(file)
     return Inspection(
         path=str(file),
-        size=file.stat().st_size + (outside.stat().st_size if outside.exists() else 0),
+        size=sum(part.stat().st_size for part in [file, *data_files(file)] if part.exists()),
         version=meta.version,
         model=meta.model,
         revision=meta.revision,

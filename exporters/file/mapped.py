@@ -37,6 +37,15 @@ def session(
     return ort.InferenceSession(graph or str(path), options, **given)
 
 
+def load_proto(path: Path) -> onnx.ModelProto:
+    """The serialised model, to look at: its large weights are references to where they are.
+
+    Raises DecodeError if the file is not ONNX.
+    """
+    graph = without_weights(path)
+    return onnx.load_from_string(path.read_bytes() if graph is None else graph)
+
+
 def load_model(path: Path) -> onnx_ir.Model:
     """The model, to look at: its large weights stay on disk until they are read."""
     graph = without_weights(path)

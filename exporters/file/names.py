@@ -36,8 +36,17 @@ def parity_file(path: Path) -> Path:
 
 
 def data_file(path: Path) -> Path:
-    """Where the external weights of a file are."""
-    return path.with_name(f"{path.name}.data")
+    """Where the external weights of a new file go: the name that transformers.js looks for."""
+    return path.with_name(f"{path.name}_data")
+
+
+def sidecar_folder(path: Path) -> Path:
+    """Where config.json, tokenizer.json and the other files for other clients are.
+
+    They lie beside the file, or above its folder if that folder is called `onnx`.
+    """
+    folder = path.absolute().parent
+    return folder.parent if folder.name == "onnx" else path.parent
 
 
 def as_path(path: Any) -> Path:

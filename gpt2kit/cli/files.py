@@ -32,7 +32,7 @@ _plan_options = options(
         "--opset", type=INTEGER, default=23, show_default=True, help="ONNX opset, 18 to 24."
     ),
     click.option(
-        "--external-data", is_flag=True, help="Weights in FILE.data (always above 2 GB)."
+        "--external-data", is_flag=True, help="Weights in FILE_data (always above 2 GB)."
     ),
     click.option("--overwrite", is_flag=True, help="Replace the config of another model there."),
 )  # fmt: skip

@@ -20,7 +20,7 @@ from onnx import TensorProto
 
 import exporters.export
 import gpt2kit
-from exporters import export_onnx, open_onnx
+from exporters import export_onnx, inspect_onnx, open_onnx
 from exporters.parity.report import Report
 from exporters.tracing.description import describe
 from exporters.tracing.plan import Plan
@@ -379,16 +379,54 @@ def test_external_data_lies_beside_the_graph(traced, tmp_path, monkeypatch):
     monkeypatch.setattr(exporters.export, "trace", lambda *_: program)
     export_onnx(runner, tmp_path / "out.onnx", external_data=True)
     weights = sum(x.nbytes for x in runner.model.parameters())
-    outside = (tmp_path / "out.onnx.data").stat().st_size
+    outside = (tmp_path / "out.onnx_data").stat().st_size
     assert 0.9 * weights < outside <= 1.01 * weights  # the smallest stay in the graph
     assert (tmp_path / "out.onnx").stat().st_size < 0.3 * weights
     onnx.checker.check_model(os.fspath(tmp_path / "out.onnx"))
     moved = tmp_path / "elsewhere"
     moved.mkdir()
-    for name in ("out.onnx", "out.onnx.data"):
+    for name in ("out.onnx", "out.onnx_data"):
         (tmp_path / name).rename(moved / name)
     ids = random_ids(1, 5)
     close(open_onnx(moved / "out.onnx", device="cpu").run(ids).logits, runner.run(ids).logits)
+
+
+def test_a_file_whose_data_has_the_older_name_opens(traced, tmp_path, monkeypatch):
+    runner, program = traced
+    monkeypatch.setattr(exporters.export, "trace", lambda *_: program)
+    path, older = tmp_path / "out.onnx", tmp_path / "out.onnx.data"
+    with monkeypatch.context() as patch:
+        patch.setattr(exporters.export, "data_file", lambda path: path.with_name("out.onnx.data"))
+        export_onnx(runner, path, external_data=True)
+    assert older.exists()
+    ids = random_ids(1, 5)
+    close(open_onnx(path, device="cpu").run(ids).logits, runner.run(ids).logits)
+    assert inspect_onnx(path).size == path.stat().st_size + older.stat().st_size
+
+
+# A folder called `onnx`
+
+
+@pytest.mark.parametrize("given", ["out/onnx/model.onnx", "model.onnx"])
+def test_json_files_lie_above_a_folder_called_onnx(traced, tmp_path, monkeypatch, given):
+    runner, program = traced
+    monkeypatch.setattr(exporters.export, "trace", lambda *_: program)
+    folder = tmp_path / "out" / "onnx"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder if given == "model.onnx" else tmp_path)
+    for _ in range(2):  # the second export finds the files of the first
+        export_onnx(runner, given, external_data=True)
+    beside = {file.name for file in folder.iterdir()}
+    assert beside == {"model.onnx", "model.onnx_data", "model.onnx.parity.json"}
+    above = {file.name for file in folder.parent.iterdir()} - {"onnx"}
+    assert above == {"config.json", "generation_config.json", "tokenizer.json"}
+    assert open_onnx(given, device="cpu").tokenizer.to_json() == runner.tokenizer.to_json()
+    assert inspect_onnx(given).proof == "as written"
+    (folder.parent / "tokenizer.json").rename(folder / "tokenizer.json")  # as older exports have it
+    assert open_onnx(given, device="cpu").tokenizer is not None
+    (folder.parent / "config.json").write_text('{"model_type": "gpt2", "n_layer": 7}')
+    with pytest.raises(ExportError, match=r"out/config\.json belongs to another model"):
+        export_onnx(runner, given)
 
 
 @pytest.mark.parametrize("above", [True, False])
@@ -399,7 +437,7 @@ def test_weights_too_large_for_protobuf_go_outside(traced, tmp_path, monkeypatch
     limit = size // 2 if above else 2 * size
     monkeypatch.setattr(exporters.export, "EXTERNAL_DATA_ABOVE", limit)
     export_onnx(runner, tmp_path / "out.onnx")
-    assert (tmp_path / "out.onnx.data").exists() == above
+    assert (tmp_path / "out.onnx_data").exists() == above
 
 
 # Nothing is left behind
@@ -603,4 +641,4 @@ def test_a_replaced_file_takes_its_data_along(traced, tmp_path, monkeypatch):
     monkeypatch.setattr(exporters.export, "trace", lambda *_: program)
     for external in (True, False):
         export_onnx(runner, tmp_path / "out.onnx", external_data=external)
-        assert (tmp_path / "out.onnx.data").exists() == external
+        assert (tmp_path / "out.onnx_data").exists() == external

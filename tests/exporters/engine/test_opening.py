@@ -149,10 +149,10 @@ def outside(tmp_path_factory, torch_runner) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("part", ["x.onnx", "x.onnx.data"])
+@pytest.mark.parametrize("part", ["x.onnx", "x.onnx_data"])
 @pytest.mark.parametrize("later", LATER)
 def test_a_file_that_changed_since_it_was_opened_is_not_read_again(outside, tmp_path, part, later):
-    for name in ("x.onnx", "x.onnx.data"):
+    for name in ("x.onnx", "x.onnx_data"):
         shutil.copyfile(outside / name, tmp_path / name)
     runner, again = (open_onnx(tmp_path / "x.onnx", device="cpu") for _ in range(2))
     LATER[later](again)
