@@ -33,15 +33,12 @@ def main() -> None:
     if f"{TAP}.keep" not in [i.name for i in session.get_overridable_initializers()]:
         sys.exit(f"{file} cannot be edited at {TAP}; export it as this program's first lines say")
     past = [i for i in session.get_inputs() if i.name.startswith("past_key_values.")]
-    fused = "logits_positions" in [i.name for i in session.get_inputs()]
     dtype = np.float16 if past[0].type == "tensor(float16)" else np.float32
 
     def run(output: str, tokens: list[int], edit: dict[str, np.ndarray]) -> np.ndarray:
         ids = np.array([tokens], np.int64)
         feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), **edit}
         feeds["position_ids"] = np.arange(ids.shape[1])[None]
-        if fused:  # logits of every column
-            feeds["logits_positions"] = feeds["position_ids"]
         feeds |= {i.name: np.zeros((1, i.shape[1], 0, i.shape[3]), dtype) for i in past}
         value: np.ndarray = session.run([output], feeds)[0]
         return value[:, -1:]  # at the last token

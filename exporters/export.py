@@ -48,6 +48,7 @@ def export_onnx(
     dtype: str = "float32",
     quantize: str | None = None,
     opset: int = DEFAULT_OPSET,
+    edits_required: bool = False,
     external_data: bool = False,
     overwrite: bool = False,
     on_progress: OnStage | None = None,
@@ -65,6 +66,7 @@ def export_onnx(
         `exporters.tracing.quantize`). The loss of accuracy is measured, must be within a bound, and
         is in the report.
     opset: version of the ONNX operators, 18 to 24.
+    edits_required: make the inputs of edits required, for clients that do not see optional inputs.
     external_data: put the weights into `{path}_data`; they always go there above 2 GB.
     overwrite: replace the config or tokenizer of another model in the same folder.
     on_progress: called with the name of each stage when it begins.
@@ -77,8 +79,8 @@ def export_onnx(
     _check_types(runner, external_data, overwrite, on_progress)
     n_layer = runner.config.n_layer
     names, editable = resolve(taps, n_layer), resolve(edits, n_layer, argument="edits")
-    plan = Plan(names, editable, profile, dtype, quantize, opset)
-    plan.check()
+    plan = Plan(names, editable, profile, dtype, quantize, opset, edits_required)
+    plan.check(runner.config)
     _check_device(plan)
     sidecars = new_sidecars(runner, sidecar_folder(target), overwrite)
     begin = on_progress or (lambda stage: None)

@@ -21,8 +21,9 @@ from gpt2kit.batch import Batch
 class StepGraph:
     """What a decode step needs to know of an opened file.
 
-    past_names, present_names: inputs and outputs with keys and values. run_options: for runs that
-    capture no CUDA graph. cuda_graphs: whether the session can capture them.
+    past_names, present_names: inputs and outputs with keys and values. identities: edits that must
+    be fed in every run. run_options: for runs that capture no CUDA graph. cuda_graphs: whether the
+    session can capture them.
     """
 
     session: ort.InferenceSession
@@ -30,6 +31,7 @@ class StepGraph:
     vocab_size: int
     past_names: Sequence[str]
     present_names: Sequence[str]
+    identities: EditFeeds
     run_options: ort.RunOptions
     cuda_graphs: bool
 
@@ -57,7 +59,11 @@ class Decoder:
         # A bound input cannot be unbound. After an edit, its inputs go back to values that change
         # nothing. They are always the same values: a captured CUDA graph reads them where they lay.
         self._edited: set[str] = set()
-        self._identities: dict[str, ort.OrtValue] = {}
+        self._identities = {
+            name: on_device(value, graph.device) for name, value in graph.identities.items()
+        }
+        for name, value in self._identities.items():
+            self._binding.bind_ortvalue_input(name, value)
         self._plain_options = graph.run_options
         self._options = self._capturing_options() if graph.cuda_graphs else graph.run_options
 

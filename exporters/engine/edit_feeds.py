@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import onnxruntime as ort
 from numpy.typing import NDArray
 
 from exporters.engine.key_slots import spread_keys
@@ -34,6 +35,12 @@ def edit_feeds(
                 value = spread_keys(value, slots, fill=identity)
             feeds[name] = np.ascontiguousarray(value, np.float32)
     return feeds
+
+
+def required_identities(session: ort.InferenceSession) -> EditFeeds:
+    """Identity feeds for the edits of a file whose edits are required inputs; else empty."""
+    names = [value.name for value in session.get_inputs()]  # optional inputs are not among them
+    return {name: identity_feed(name) for name in names if name.endswith((".keep", ".add"))}
 
 
 def identity_feed(name: str) -> NDArray[np.float32]:

@@ -65,6 +65,7 @@ class FusedGraph(Graph[InPlaceCache]):
             vocab_size=self.config.vocab_size,
             past_names=self.past_names,
             present_names=self.present_names,
+            identities=self.identities,
             run_options=self.sessions.run_options,
             cuda_graphs=self.sessions.cuda_graphs,
         )

@@ -5,13 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic
+from typing import Any, Generic
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from exporters.engine.edit_feeds import EditFeeds
+from exporters.engine.edit_feeds import EditFeeds, required_identities
 from exporters.engine.file_sessions import FileSessions
 from exporters.engine.ort_values import ELEMENT, zeros
 from exporters.file.names import LOGITS_POSITIONS, past_names, present_names
@@ -62,6 +62,7 @@ class Graph(ABC, Generic[CacheT]):
 
     def __init__(self, sessions: FileSessions, config: GPT2Config, dtype: str) -> None:
         self.sessions, self.config, self.element = sessions, config, ELEMENT[dtype]
+        self.identities = required_identities(sessions.lean)
         self.past_names = past_names(config.n_layer)
         self.present_names = present_names(config.n_layer)
 
@@ -113,12 +114,13 @@ class Graph(ABC, Generic[CacheT]):
             "attention_mask": call.mask.astype(np.int64),
             "position_ids": np.broadcast_to(positions, batch.ids.shape),
         }
-        if call.logits_positions is not None:
-            feeds[LOGITS_POSITIONS] = call.logits_positions
         for name, array in feeds.items():
             binding.bind_cpu_input(name, np.ascontiguousarray(array))
-        for name, value in call.edits.items():  # optional inputs, which bind_cpu_input refuses
-            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(value))
+        optional: dict[str, NDArray[Any]] = {**self.identities, **call.edits}
+        if call.logits_positions is not None:
+            optional[LOGITS_POSITIONS] = call.logits_positions
+        for name, array in optional.items():  # bind_cpu_input refuses optional inputs
+            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
         for name, past in zip(self.past_names, call.past, strict=True):
             binding.bind_ortvalue_input(name, past)
 

@@ -13,7 +13,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from exporters.engine.runner import OnnxRunner
-from exporters.file.names import LOGITS_POSITIONS, past_names, present_names
+from exporters.file.names import past_names, present_names
 from exporters.parity.cases import Steps
 from exporters.parity.token_rows import TokenRows, row_axes, select_tokens, token_rows
 from gpt2kit.batch import KVCache
@@ -47,8 +47,7 @@ class OtherClient:
         positions = np.maximum(self.held.cumsum(1) - 1, 0)[:, -ids.shape[1] :]
         mask = self.held.astype(np.int64)
         feeds = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
-        if self.onnx.profile == "fused":
-            feeds[LOGITS_POSITIONS] = np.arange(ids.shape[1])[None]
+        feeds |= self.onnx.graph.identities  # required edits
         values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in feeds.items()}
         past = zip(past_names(self.onnx.config.n_layer), self.past, strict=True)
         return values | dict(past)

@@ -16,6 +16,12 @@ from gpt2kit.model import GPT2
 from gpt2kit.torch_engine.digest import weights_sha256
 from gpt2kit.torch_engine.runner import TorchRunner
 
+# Length of an output in the trace -> its name. In fused files, the cache is a longer buffer.
+_LENGTHS: dict[str, dict[str | int | None, str]] = {
+    "portable": {"past_sequence_length + sequence_length": "total_sequence_length"},
+    "fused": {"past_sequence_length": "present_length"},
+}
+
 
 def describe(
     program: torch.onnx.ONNXProgram, runner: TorchRunner, plan: Plan, traced: GPT2, weights: GPT2
@@ -28,7 +34,7 @@ def describe(
     model = program.model
     _clear_notes(model)
     _name_weights(model.graph)
-    _name_present_length(model.graph, plan.profile)
+    _name_lengths(model.graph, plan.profile)
     model.graph.name = "gpt2"
     model.producer_name, model.producer_version = "gpt2kit", gpt2kit.__version__
     metadata = FileMetadata(
@@ -69,12 +75,13 @@ def _name_weights(graph: onnx_ir.Graph) -> None:
         graph.initializers[name].name = name.removeprefix("model.")
 
 
-def _name_present_length(graph: onnx_ir.Graph, profile: str) -> None:
-    """Name the cache's length. In the fused profile, it is the length of the buffer."""
-    length = {"fused": "present_length", "portable": "total_sequence_length"}[profile]
+def _name_lengths(graph: onnx_ir.Graph, profile: str) -> None:
+    """Give the lengths of outputs the names that other clients know."""
+    names = _LENGTHS[profile]
     for value in graph.outputs:
-        if value.shape is not None and (value.name or "").startswith("present."):
-            value.shape = onnx_ir.Shape([*value.shape[:2], length, value.shape[3]])
+        if value.shape is not None:
+            axes = [axis if isinstance(axis, int) else axis.value for axis in value.shape]
+            value.shape = onnx_ir.Shape([names.get(axis, axis) for axis in axes])
 
 
 def _other_names(graph: onnx_ir.Graph, traced: GPT2) -> dict[str, str]:

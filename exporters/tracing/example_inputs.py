@@ -15,7 +15,7 @@ from gpt2kit.torch_engine.dtypes import DTYPES
 
 # torch takes two axes of equal size for the same one, and sizes 0 and 1 for constants; so all sizes
 # differ and are above 1, and none ends up in the graph as a number.
-_BATCH, _SEQUENCE, _PAST = 2, 3, 5
+_BATCH, _SEQUENCE, _LOGITS, _PAST = 2, 3, 4, 5
 _EDIT_SIZES = tuple(range(2, 10))
 
 Axes = dict[int, str]  # variable axis -> its name
@@ -49,9 +49,10 @@ def example_inputs(config: GPT2Config, plan: Plan) -> ExampleInputs:
     inputs.add(["position_ids"], _ones(_SEQUENCE), tokens)
     _add_past(inputs, config, DTYPES[plan.dtype])
     if plan.profile == "fused":
-        columns = torch.zeros(_BATCH, _SEQUENCE + 1, dtype=torch.long)
+        columns = torch.zeros(_BATCH, _LOGITS, dtype=torch.long)
         inputs.add([LOGITS_POSITIONS], columns, {0: "logits_batch", 1: "logits_length"})
-    _add_edits(inputs, plan.edits)
+    if plan.edits:  # for an empty list, torch would leave every axis without its name
+        _add_edits(inputs, plan.edits)
     return inputs
 
 

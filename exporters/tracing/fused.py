@@ -6,9 +6,9 @@ Past and present may be the same buffer, longer than what it holds.
   the graph makes position ids that the table of positions lacks: onnxruntime refuses them on the
   CPU, and gives NaN on CUDA.
 - On the CPU, a batch of several rows may continue a past only by one token at a time.
-- The input `logits_positions`, (1 or batch, kept) int64, names the columns of `input_ids` that get
-  logits, (batch, kept, vocab); -1 is the last token of each row. A column beyond the last is
-  refused or gives NaN.
+- The optional input `logits_positions`, (1 or batch, kept) int64, names the columns of `input_ids`
+  that get logits, (batch, kept, vocab); -1 is the last token of each row. By default, every column
+  does. A column beyond the last is refused or gives NaN; at most as many are kept as there are.
 - GroupQueryAttention does not give its scores and pattern. Where a tap or an edit needs them, they
   are computed beside the operator, from the keys in its cache; if one is edited, the attention
   computed that way replaces the operator's output.
@@ -39,7 +39,7 @@ class FusedModule(TracedModule):
         position_ids: Tensor,
         past_key_values: Past,
         logits_positions: Tensor,
-        edit_tensors: EditTensors,
+        edit_tensors: EditTensors = (),
     ) -> tuple[Tensor, ...]:
         """The graph's inputs -> logits, the advanced cache, the taps."""
         batch, sequence, total = *input_ids.shape, attention_mask.shape[1]
@@ -54,7 +54,8 @@ class FusedModule(TracedModule):
         x = self.model.hidden(input_ids, hooks, positions=positions, mask=mask, cache=cache)
         # (batch, 1) the column of each row's last token
         final = (attention_mask[:, -sequence:].sum(1, keepdim=True) - 1).clamp(min=0)
-        columns = logits_positions + misplaced  # (batch, kept)
+        shape = batch, logits_positions.shape[1]  # (batch, kept)
+        columns = symbolic("Add", (logits_positions, misplaced), torch.int64, shape)
         columns = torch.where(columns < 0, final, columns)
         x = _at_columns(x, columns, batch, sequence)
         return self.outputs(x, cache.present, hooks)

@@ -6,14 +6,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from exporters.tracing.quantize import BITS
-from gpt2kit.checks import check_integer
+from exporters.tracing.quantize import BITS, check_blocks
+from gpt2kit.checks import check_flag, check_integer
+from gpt2kit.config import GPT2Config
 from gpt2kit.errors import ExportError
 
 OPSETS = range(18, 25)
 DEFAULT_OPSET = 23  # the first with Attention as one operator (benchmarks/figures.py compares)
 EXPORT_DTYPES = ("float32", "float16", "bfloat16")
 PROFILES = ("portable", "fused")
+HEAD_MULTIPLE = 8  # onnxruntime's GroupQueryAttention refuses other widths of a head
 
 
 @dataclass(frozen=True)
@@ -26,14 +28,24 @@ class Plan:
     dtype: str = "float32"
     quantize: str | None = None
     opset: int = DEFAULT_OPSET
+    edits_required: bool = False
 
-    def check(self) -> None:
-        """Raise ExportError if no file can be made so, InputError for an argument's type."""
+    def check(self, config: GPT2Config) -> None:
+        """Raise ExportError if no file of this model can be made so, InputError for an argument's
+        type."""
         _check_choice("profile", self.profile, PROFILES)
         _check_choice("dtype", self.dtype, EXPORT_DTYPES)
         if self.quantize is not None:
             _check_choice("quantize", self.quantize, BITS)
             self._check_quantised()
+            check_blocks(config)
+        if self.profile == "fused" and config.d_head % HEAD_MULTIPLE:
+            raise ExportError(
+                f"the fused profile needs heads whose width is a multiple of {HEAD_MULTIPLE}, not "
+                f"{config.d_head}; take --profile portable"
+            )
+        if check_flag("edits_required", self.edits_required) and not self.edits:
+            raise ExportError("edits are required, but none is named; name some with --edits")
         check_integer("opset", self.opset, low=0)
         if self.opset not in OPSETS:
             raise ExportError(f"opset {self.opset} is not from {OPSETS[0]} to {OPSETS[-1]}")

@@ -18,7 +18,7 @@ class PortableModule(TracedModule):
         attention_mask: Tensor,
         position_ids: Tensor,
         past_key_values: Past,
-        edit_tensors: EditTensors,
+        edit_tensors: EditTensors = (),
     ) -> tuple[Tensor, ...]:
         """The graph's inputs -> logits, the advanced cache, the taps."""
         queries = torch.arange(input_ids.shape[1]) + past_key_values[0][0].shape[2]

@@ -13,6 +13,7 @@ from __future__ import annotations
 from torch import nn
 
 from exporters.tracing.packed_modules import PackedLinear, PackedTable
+from gpt2kit.config import GPT2Config
 from gpt2kit.errors import ExportError
 from gpt2kit.model import GPT2, Conv1D
 
@@ -23,14 +24,8 @@ SHORTEST_BLOCK = 16  # onnxruntime's limit
 def pack(model: GPT2, kind: str) -> GPT2:
     """Replace the matrices of `model` by packed ones, in place, and return it.
 
-    kind: a key of `BITS`. The packed model can be traced, but not run. Raises ExportError if
-    d_model cannot be cut into blocks.
+    kind: a key of `BITS`. The packed model can be traced, but not run.
     """
-    if model.config.n_embd % SHORTEST_BLOCK:
-        raise ExportError(
-            f"a d_model of {model.config.n_embd} cannot be quantised: it is not a multiple of "
-            f"{SHORTEST_BLOCK}"
-        )
     bits, head_bits = BITS[kind]
     for name, module in list(model.named_modules()):
         if isinstance(module, Conv1D):
@@ -40,6 +35,16 @@ def pack(model: GPT2, kind: str) -> GPT2:
         assert isinstance(table, nn.Embedding)
         model.set_submodule(name, PackedTable(table, head_bits))
     return model
+
+
+def check_blocks(config: GPT2Config) -> None:
+    """Raise ExportError if a matrix cannot be cut into blocks that onnxruntime multiplies."""
+    for name, width in (("n_embd", config.n_embd), ("n_inner", config.d_mlp)):
+        if width % SHORTEST_BLOCK:
+            raise ExportError(
+                f"{name} = {width} cannot be quantised: it is not a multiple of {SHORTEST_BLOCK}; "
+                "leave --quantize out"
+            )
 
 
 def unpack(model: GPT2) -> GPT2:

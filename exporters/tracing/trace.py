@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import warnings
-from collections.abc import Iterator
-
-import numpy as np
+import onnx
 import onnx_ir
 import torch
 
-from exporters.file.names import edit_names, present_names
+from exporters.file.names import present_names
 from exporters.tracing.example_inputs import example_inputs
 from exporters.tracing.fused import FusedModule
 from exporters.tracing.fusions import drop_reshapes, join_gelus, join_norms, join_projections
+from exporters.tracing.optional_inputs import give_defaults
 from exporters.tracing.plan import Plan
 from exporters.tracing.portable import PortableModule
+from exporters.tracing.warned import expected_warnings_only
 from gpt2kit.errors import ExportError
 from gpt2kit.model import GPT2
-from gpt2kit.taps import axes_of
 
 _MODULES = {"portable": PortableModule, "fused": FusedModule}
 
@@ -27,18 +23,19 @@ _MODULES = {"portable": PortableModule, "fused": FusedModule}
 def trace(model: GPT2, plan: Plan) -> torch.onnx.ONNXProgram:
     """The graph of a model whose weights have the plan's dtype, or are packed.
 
-    Raises ExportError if torch cannot trace it.
+    Raises ExportError if torch cannot trace it, or warns about something unexpected.
     """
-    try:
-        with _quiet():
+    with expected_warnings_only():
+        try:
             program = _traced(model, plan)
-    except Exception as error:  # torch.onnx wraps whatever went wrong
-        reason = (str(error).strip().splitlines() or [repr(error)])[-1]
-        raise ExportError(
-            f"the model could not be traced at opset {plan.opset}: {reason}"
-        ) from error
+        except Exception as error:  # torch.onnx wraps whatever went wrong
+            reason = (str(error).strip().splitlines() or [repr(error)])[-1]
+            raise ExportError(
+                f"the model could not be traced at opset {plan.opset}: {reason}"
+            ) from error
     _simplify(program.model.graph, plan)
-    _make_edits_optional(program.model.graph, plan)
+    give_defaults(program.model.graph, plan, model.config.n_positions)
+    program.model.ir_version = lowest_ir_version(plan.opset)
     return program
 
 
@@ -67,31 +64,7 @@ def _simplify(graph: onnx_ir.Graph, plan: Plan) -> None:
             join_norms(graph)
 
 
-def _make_edits_optional(graph: onnx_ir.Graph, plan: Plan) -> None:
-    """Give the two inputs of every edit the defaults 1 and 0, which change nothing.
-
-    In ONNX, an input with an initializer of its name is optional.
-    """
-    inputs = {value.name: value for value in graph.inputs}
-    for tap in plan.edits:
-        axes = axes_of(tap)
-        for name, default in zip(edit_names(tap), (1, 0), strict=True):
-            value = inputs[name]
-            value.shape = onnx_ir.Shape([f"{name}.{axis}" for axis in axes])
-            array = np.full((1,) * len(axes), default, np.float32)
-            value.const_value = onnx_ir.tensor(array, name=name)
-            graph.register_initializer(value)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide the exporter's warnings about optional packages and names of axes."""
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.setLevel(level)
+def lowest_ir_version(opset: int) -> int:
+    """The oldest file format that may hold this opset, so that older runtimes open the file."""
+    version: int = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
+    return version

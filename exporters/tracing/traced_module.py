@@ -26,7 +26,7 @@ from exporters.tracing.packed_modules import PackedTable
 from gpt2kit.model import GPT2, Hooks
 
 Past = list[tuple[Tensor, Tensor]]  # keys and values of every layer
-EditTensors = list[tuple[Tensor, Tensor]]  # keep and add of every editable tap
+EditTensors = Sequence[tuple[Tensor, Tensor]]  # keep and add of every editable tap
 
 
 class TracedModule(nn.Module):

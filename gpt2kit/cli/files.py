@@ -29,6 +29,10 @@ _plan_options = options(
     click.option("--taps", multiple=True, metavar="GLOB", help="Taps to read; repeatable."),
     click.option("--edits", multiple=True, metavar="GLOB", help="Taps to edit; repeatable."),
     click.option(
+        "--edits-required", is_flag=True,
+        help="Make edits required inputs, for JavaScript, OpenVINO and optimisers.",
+    ),
+    click.option(
         "--opset", type=INTEGER, default=23, show_default=True, help="ONNX opset, 18 to 24."
     ),
     click.option(

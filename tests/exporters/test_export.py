@@ -23,8 +23,9 @@ import gpt2kit
 from exporters import export_onnx, inspect_onnx, open_onnx
 from exporters.parity.report import Report
 from exporters.tracing.description import describe
+from exporters.tracing.plan import OPSETS as ALL_OPSETS
 from exporters.tracing.plan import Plan
-from exporters.tracing.trace import trace
+from exporters.tracing.trace import lowest_ir_version, trace
 from gpt2kit import GPT2Config, TorchRunner
 from gpt2kit.errors import ExportError, InputError, ParityError, TapError
 from gpt2kit.runner import Source
@@ -49,6 +50,10 @@ KV = [f"{layer}.{part}" for layer in range(SMALL.n_layer) for part in ("key", "v
 
 def tiny_runner(**config) -> TorchRunner:
     return TorchRunner(random_model(replace(SMALL, **config)), byte_tokenizer(), Source("tiny"))
+
+
+# ONNX's own table of its releases: the oldest file format that may hold an opset.
+LOWEST_IR = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12}
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +138,13 @@ def test_every_opset_gives_a_valid_file_of_standard_operators(exported, opset):
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", opset)]
+    assert model.ir_version == LOWEST_IR[opset]
     assert {node.domain for node in model.graph.node} == {""}
     assert not model.functions
+
+
+def test_every_opset_has_its_lowest_ir_version():
+    assert {opset: lowest_ir_version(opset) for opset in ALL_OPSETS} == LOWEST_IR
 
 
 def test_weights_have_the_names_and_values_of_the_checkpoint(exported):
