@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from exporters.file.packing import dequantise, pack_bits
+from exporters.file.packing import dequantise, middle, pack_bits
 from exporters.tracing.rounding import round_matrix
 from gpt2kit.model import Conv1D
 
@@ -80,7 +80,7 @@ class PackedLinear(nn.Module):
 class PackedTable(nn.Module):
     """Embedding and unembedding that read one packed matrix (vocab, d_model).
 
-    In 4 bits it is symmetric, since the two operators lay out 4-bit zero points differently.
+    In 4 bits it is symmetric, so that no zero points have to be unpacked.
     """
 
     def __init__(self, table: nn.Embedding, bits: int) -> None:
@@ -88,19 +88,22 @@ class PackedTable(nn.Module):
         self.weight = Packed(table.weight, bits, LONGEST_HEAD_BLOCK[bits], symmetric=bits == 4)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """(batch, pos) -> (batch, pos, d_model), traced as one GatherBlockQuantized."""
+        """(batch, pos) -> (batch, pos, d_model), in standard operators.
+
+        onnxruntime's GatherBlockQuantized would be one node, but some of its builds for browsers
+        lack it.
+        """
         w = self.weight
-        blocks = torch.onnx.ops.symbolic(
-            "com.microsoft::GatherBlockQuantized",
-            (
-                w.packed,
-                ids,
-                w.scales.float()[:, :, None],
-                None if w.zeros is None else w.zeros[:, :, None],
-            ),
-            attrs={"gather_axis": 0, "quantize_axis": 2, "block_size": w.block, "bits": w.bits},
-            dtype=torch.float32,
-            shape=(*ids.shape, w.n_in // w.block, w.block),
-            version=1,
-        )
-        return blocks.flatten(2)
+        integers = _gather(w.packed, ids).float()  # (batch, pos, blocks, bytes)
+        if w.bits == 4:  # in floats, as CUDA shifts no bits
+            high = (integers / 16).floor()
+            integers = torch.stack([integers - 16 * high, high], -1).flatten(-2)
+        zeros = middle(w.bits) if w.zeros is None else _gather(w.zeros, ids).float()[..., None]
+        return ((integers - zeros) * _gather(w.scales, ids).float()[..., None]).flatten(2)
+
+
+def _gather(table: Tensor, ids: Tensor) -> Tensor:
+    """Rows of a table: (vocab, …), (batch, pos) -> (batch, pos, …)."""
+    return torch.onnx.ops.symbolic(
+        "Gather", (table, ids), dtype=table.dtype, shape=(*ids.shape, *table.shape[1:]), version=13
+    )

@@ -6,7 +6,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
+import tokenizers
 import torch
 from click.testing import CliRunner
 from onnx import numpy_helper
@@ -15,9 +17,9 @@ import exporters.parity.cost
 from exporters import export_onnx, open_onnx, verify
 from exporters.file.names import parity_file
 from exporters.parity.cost import measure_cost
-from exporters.tracing.packed_modules import Packed
+from exporters.tracing.packed_modules import Packed, PackedTable
 from exporters.tracing.quantize import pack, unpack
-from gpt2kit import TorchRunner, generate
+from gpt2kit import Tokenizer, TorchRunner, generate
 from gpt2kit.cli import main
 from gpt2kit.errors import CheckpointError, ExportError, ParityError
 from gpt2kit.runner import Source
@@ -209,7 +211,7 @@ def test_without_a_tokenizer_random_tokens_are_predicted(bundled, quantised):
             {"quantize": "int8", "taps": "blocks.0.head_out"},
             r"a quantised file has no blocks\.0\.head_out",
         ),
-        ({"quantize": "int8"}, "a d_model of 24 cannot be quantised: it is not a multiple of 16"),
+        ({"quantize": "int8"}, "n_embd = 24 cannot be quantised: it is not a multiple of 16"),
     ],
 )
 def test_what_cannot_be_quantised_is_refused(torch_runner, tmp_path, options, message):
@@ -227,3 +229,45 @@ def test_the_command_says_what_it_cost(tmp_path):
     assert "perplexity" in done.output
     done = CliRunner().invoke(main, ["verify", str(out), "--json"])
     assert json.loads(done.stdout)["cost"]["kind"] == "int8"
+
+
+def test_only_products_are_operators_of_onnxruntime(quantised):
+    """Some builds for browsers, and OpenVINO, lack its other operators for quantised weights."""
+    extra = {node.op_type for node in onnx.load(quantised.path).graph.node if node.domain}
+    fused = {"GroupQueryAttention"} if quantised.profile == "fused" else set()
+    assert extra == {"MatMulNBits"} | fused
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("shape", [(40, 96), (33, 16)])
+def test_an_embedding_is_what_its_integers_stand_for(bits, shape):
+    table = torch.nn.Embedding.from_pretrained(torch.randn(shape))
+    packed = PackedTable(table, bits).eval()
+    ids = torch.tensor([[0, shape[0] - 1, 7], [7, 1, 2]])
+    program = torch.onnx.export(packed, (ids,), dynamo=True, verbose=False)
+    graph = program.model_proto.SerializeToString()
+    got = ort.InferenceSession(graph).run(None, {"ids": ids.numpy()})[0]
+    np.testing.assert_array_equal(got, packed.weight.dequantised()[ids])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("alphabet", ["0123456789", "xyz"])
+def test_a_tokenizer_without_the_characters_of_the_text_is_measured_on_random_tokens(
+    alphabet, tmp_path
+):
+    inner = tokenizers.Tokenizer(
+        tokenizers.models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[])
+    )
+    config = replace(CONFIG, n_embd=48, vocab_size=10, bos_token_id=None, eos_token_id=None)
+    runner = TorchRunner(random_model(config), Tokenizer(inner), Source("random"))
+    report = export_onnx(runner, tmp_path / "x.onnx", quantize="int8")
+    assert report.cost.text == "random tokens"
+    assert report.cost.tokens > 1000
+
+
+def test_a_context_of_one_token_has_a_cost():
+    config = replace(CONFIG, n_positions=1)
+    runner = TorchRunner(random_model(config), byte_tokenizer(), Source("random"))
+    quantised = TorchRunner(random_model(config, seed=1), byte_tokenizer(), Source("random"))
+    quantised.__class__ = type("Quantised", (TorchRunner,), {"precision": "int8"})
+    assert measure_cost(runner, quantised).tokens > 1000
