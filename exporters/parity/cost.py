@@ -13,6 +13,7 @@ from gpt2kit.runner import Runner
 
 BOUND = {"int8": 0.01, "int4": 0.25, "int4-all": 0.25}  # of the mean KL divergence, in nats
 WINDOW = 256  # tokens of context
+FEWEST = 256  # with fewer tokens, a mean says little
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,12 @@ class Cost:
 def measure_cost(reference: Runner, quantised: Runner) -> Cost:
     """Compare a quantised file with the float32 model on text that the bundled model never saw.
 
-    The text is the end of Alice in Wonderland; without a tokenizer, random tokens.
+    The text is the end of Alice in Wonderland. Without a tokenizer, or with one that lacks its
+    characters, random tokens take its place.
     """
     ids, text = _held_out(reference)
     sums, tokens = np.zeros(4), 0
-    width = min(WINDOW, reference.config.n_positions)
+    width = min(WINDOW, reference.config.n_positions + 1)  # the last token is only predicted
     for window in np.array_split(ids, np.arange(width, len(ids), width)):
         if len(window) > 1:
             before, after = (_log_probs(r, window[:-1]) for r in (reference, quantised))
@@ -72,11 +74,13 @@ def measure_cost(reference: Runner, quantised: Runner) -> Cost:
 
 
 def _held_out(runner: Runner) -> tuple[Ints, str]:
-    if runner.tokenizer is None:
-        rng = np.random.default_rng(0)
-        return rng.integers(0, runner.config.vocab_size, 2048), "random tokens"
-    text = (files("exporters.parity") / "held_out.txt").read_text(encoding="utf-8")
-    return np.array(runner.tokenizer.encode(text)), "the end of Alice in Wonderland"
+    if runner.tokenizer is not None:
+        text = (files("exporters.parity") / "held_out.txt").read_text(encoding="utf-8")
+        ids = runner.tokenizer.encode(text)
+        if len(ids) >= FEWEST:
+            return np.array(ids), "the end of Alice in Wonderland"
+    rng = np.random.default_rng(0)
+    return rng.integers(0, runner.config.vocab_size, 2048), "random tokens"
 
 
 def _log_probs(runner: Runner, ids: Ints) -> Floats:
