@@ -38,6 +38,7 @@ class Inspection(Result):
     taps: name -> axes.
     edits: name -> the shape that its two inputs broadcast to; an axis that varies from run to run
            is given by name.
+    edits_required: whether every run must feed the inputs of edits.
     parity: summary of the parity report.
     proof: whether the whole report beside the file is "as written", "missing" or "changed".
     """
@@ -57,6 +58,7 @@ class Inspection(Result):
     outputs: dict[str, str]
     taps: dict[str, tuple[str, ...]]
     edits: dict[str, tuple[str | int, ...]]
+    edits_required: bool
     parity: dict[str, Any]
     proof: str
 
@@ -80,7 +82,9 @@ class Inspection(Result):
         """The facts about the file; then its inputs, outputs, taps and edits, layers together."""
         from exporters.file.inspection_view import facts_and_sections
 
-        titles = {"edits": "edits: {tap}.keep and {tap}.add, float32, each axis whole or 1"}
+        needed = "required" if self.edits_required else "optional"
+        inputs = f"{needed} inputs {{tap}}.keep and {{tap}}.add, float32, each axis whole or 1"
+        titles = {"edits": f"edits: {inputs}"}
         return facts_and_sections(self._facts(), self._sections(), titles)
 
     def _facts(self) -> dict[str, str]:
@@ -153,6 +157,7 @@ def _inspection(file: Path, model: onnx_ir.Model) -> Inspection:
         outputs=_types(model.graph.outputs, without=meta.taps),
         taps={tap: axes_of(tap) for tap in meta.taps},
         edits={tap: _edit_shape(tap, meta.config) for tap in meta.edits},
+        edits_required=not model.graph.initializers.keys() >= edit_inputs,
         parity=meta.parity,
         proof=_proof(file, meta.parity_sha256),
     )
@@ -166,9 +171,10 @@ def _edit_shape(tap: str, config: GPT2Config) -> tuple[str | int, ...]:
 
 
 def _types(values: Iterable[onnx_ir.Value], without: Collection[str]) -> dict[str, str]:
-    """Name -> 'int64 (batch_size, sequence_length)'."""
+    """Name -> 'int64 (batch_size, sequence_length)', with ', optional' for such an input."""
     return {
         value.name: f"{str(value.dtype).lower()} {_shape_text(value.shape or ())}"
+        + (", optional" if value.is_initializer() else "")
         for value in values
         if value.name and value.name not in without
     }

@@ -41,6 +41,9 @@ def test_an_inspection_holds_what_was_exported(file, torch_runner):
     assert found.taps["blocks.0.resid_post"] == axes_of("blocks.0.resid_post")
     assert found.size == file.stat().st_size
     assert found.inputs["input_ids"].startswith("int64 (batch_size, sequence_length")
+    columns = "int64 (logits_positions.batch, logits_positions.pos), optional"
+    assert found.inputs["logits_positions"] == columns
+    assert found.edits_required is False
     assert list(found.outputs) == ["logits", *present_names(CONFIG.n_layer)]
     assert not any(name.endswith((".keep", ".add")) for name in found.inputs)
     assert repr(found) == f"Inspection({file.name}: random, fused, float32, 3 taps, 2 edits)"

@@ -1,13 +1,15 @@
 """Other clients give the inputs that they know, and nothing else."""
 
+import io
 from dataclasses import replace
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from rich.console import Console
 
-from exporters import export_onnx, open_onnx
+from exporters import export_onnx, inspect_onnx, open_onnx
 from exporters.file.names import edit_names, past_names
 from gpt2kit import Edit, GPT2Config, TorchRunner
 from gpt2kit.errors import ExportError, InputError
@@ -59,6 +61,11 @@ def test_required_edits_are_inputs_without_a_default(required):
     assert names <= {value.name for value in graph.input}
     assert not names & {value.name for value in graph.initializer}
     assert {value.name for value in required.session.get_inputs()} == KNOWN | names
+    found = inspect_onnx(required.path)
+    assert found.edits_required is True
+    console = Console(width=120, file=io.StringIO())
+    console.print(found.render())
+    assert "edits: required inputs {tap}.keep and {tap}.add" in console.file.getvalue()
 
 
 @pytest.mark.parametrize(
