@@ -19,6 +19,7 @@ import onnx_ir
 import torch
 
 from exporters.engine.devices import cuda_problems
+from exporters.file.external import seal
 from exporters.file.metadata import FileMetadata
 from exporters.file.names import as_path, data_file, parity_file, sidecar_folder
 from exporters.parity.report import Report
@@ -157,6 +158,10 @@ def _write_draft(
     begin("writing")
     metadata = describe(program, runner, plan, model, rounded(runner, dtype).model)
     _save(program, draft, external_data)
+    if (data := data_file(draft)).exists():
+        sealed = replace(metadata, data=seal(data))
+        _append_metadata(draft, metadata, sealed)
+        return sealed
     return metadata
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+import sys
+import weakref
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -12,7 +14,7 @@ import onnxruntime as ort
 
 from exporters.engine.devices import choose
 from exporters.engine.sessions import open_session, reason, run_options
-from exporters.file.external import data_files
+from exporters.file.external import check_data, files_of, read_graph
 from exporters.file.names import existing
 from gpt2kit.errors import EngineError
 
@@ -26,8 +28,8 @@ class FileSessions:
     if nobody fetches them. When a run first asks for such a tap, the whole session is opened beside
     the lean one, and serves the runs that ask. It holds the weights once more in memory.
 
-    Attributes: path; device, "cpu" or "cuda"; lean; cuda_graphs, whether the lean session can
-    capture CUDA graphs; run_options, for runs that capture none.
+    Attributes: state, of the file and its data; path; device, "cpu" or "cuda"; lean; cuda_graphs,
+    whether the lean session can capture CUDA graphs; run_options, for runs that capture none.
     """
 
     def __init__(
@@ -38,7 +40,7 @@ class FileSessions:
         *,
         cuda_graphs: bool = False,
     ) -> None:
-        self._state, self.path, self.device = state, state.path, device
+        self.state, self.path, self.device = state, state.path, device
         self.lean, self.cuda_graphs = lean, cuda_graphs
         self.run_options = run_options()
         self._lean_outputs = {output.name for output in lean.get_outputs()}
@@ -55,7 +57,10 @@ class FileSessions:
         chosen = choose(device)
         if chosen == "cuda":
             ort.preload_dlls()
-        state = FileState(file)  # before the session reads it
+        graph = read_graph(file)
+        state = FileState(files_of(file, graph))  # before the session reads them
+        if graph is not None:
+            check_data(file, graph)
         try:
             session, cuda_graphs = open_session(file, chosen, threads, lean=True)
         except EngineError:
@@ -86,10 +91,15 @@ class FileSessions:
 
     def check_unchanged(self) -> None:
         """Raise EngineError if the file has changed: reading on would mix two models."""
-        self._state.check()
+        self.state.check()
 
     def attempt(self, run: Callable[[], T]) -> T:
-        """Call `run`; raise onnxruntime's errors as an EngineError of one line."""
+        """Call `run`; raise onnxruntime's errors as an EngineError of one line.
+
+        A file that was written to since it was opened is refused first: onnxruntime maps it, so a
+        run would read other weights, or kill the process where the file has become shorter.
+        """
+        self.state.check_in_place()
         try:
             return run()
         except Exception as error:  # onnxruntime's exceptions have no base class of their own
@@ -97,25 +107,48 @@ class FileSessions:
 
 
 class FileState:
-    """A file, and the weights beside it, as they were when it was opened."""
+    """A file, and the external data of its weights, as they were when it was opened.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._known = {part: _identity(part) for part in (path, *data_files(path))}
+    files: the file first. size: bytes of all.
+    """
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.path = files[0]
+        self._known = {file: _identity(file) for file in files}
+        self.size = sum(known[0] for known in self._known.values() if known)
+        self._held = {file: _hold(file, self) for file, known in self._known.items() if known}
 
     def check(self) -> None:
-        """Raise EngineError if either file was replaced or removed."""
+        """Raise EngineError if a file was replaced, removed or written to."""
         for part, known in self._known.items():
             if (found := _identity(part)) != known:
                 if found is None:
                     raise EngineError(f"{part}: was removed since it was opened; export it again")
                 raise EngineError(f"{part}: changed since it was opened; open it again")
 
+    def check_in_place(self) -> None:
+        """Raise EngineError if a file was written to. Other names and new files do not matter."""
+        for part, held in self._held.items():
+            if held is not None and _identity(held) != self._known[part]:
+                raise EngineError(f"{part}: changed since it was opened; open it again")
 
-def _identity(path: Path) -> tuple[int, int, int] | None:
-    """Size, time of change and inode; None if there is no such file."""
-    try:
-        stat = path.stat()
-    except FileNotFoundError:
+
+def _hold(file: Path, owner: object) -> int | None:
+    """A descriptor of a file, as long as its owner lives: it stays with the file that is mapped.
+
+    None on Windows, which lets no one shorten a file that is mapped.
+    """
+    if sys.platform == "win32":
         return None
-    return stat.st_size, stat.st_mtime_ns, stat.st_ino
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)  # a pipe must not wait
+    weakref.finalize(owner, os.close, descriptor)
+    return descriptor
+
+
+def _identity(file: Path | int) -> tuple[int, int, int] | None:
+    """Size, time of change and inode of a path or descriptor; None if it cannot be looked at."""
+    try:
+        found = file.stat() if isinstance(file, Path) else os.fstat(file)
+    except (OSError, ValueError):  # ValueError: not a possible name
+        return None
+    return found.st_size, found.st_mtime_ns, found.st_ino

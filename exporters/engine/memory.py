@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from exporters.engine.runner import OnnxRunner
 from exporters.file import mapped
-from exporters.file.external import data_files
 from gpt2kit.errors import InputError
 from gpt2kit.runner import Runner
 
@@ -48,9 +47,7 @@ class ModelSizes:
 def model_sizes(runner: Runner) -> ModelSizes:
     """The sizes of a model on torch or onnxruntime. Raises InputError for another engine."""
     if isinstance(runner, OnnxRunner):
-        files = [runner.path, *data_files(runner.path)]
-        on_disk = sum(file.stat().st_size for file in files if file.exists())
-        return ModelSizes(*_file_weights(runner.path), on_disk)
+        return ModelSizes(*_file_weights(runner.path), runner.sessions.state.size)
     from gpt2kit.torch_engine.runner import TorchRunner
 
     if not isinstance(runner, TorchRunner):

@@ -169,6 +169,7 @@ class OnnxRunner:
         reference: Floats | None = None,
     ) -> Readout:
         """See `Runner.readout`; computed by onnxruntime from the file's own weights."""
+        self.sessions.state.check_in_place()
         return tiled(
             resid,
             targets,
@@ -182,6 +183,7 @@ class OnnxRunner:
     def unembed(self, resid: Floats) -> Floats:
         """See `Runner.unembed`."""
         resid = check_residual(resid, self.config.n_embd)
+        self.sessions.state.check_in_place()
         logits = self._unembedding.logits(resid.reshape(-1, resid.shape[-1]))
         return logits.reshape(*resid.shape[:-1], self.config.vocab_size)
 

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir
 
 from exporters.file import mapped
-from exporters.file.external import data_files
+from exporters.file.external import check_data, files_of, read_graph
 from exporters.file.metadata import FileMetadata
 from exporters.file.names import edit_names, existing, parity_file
 from gpt2kit.config import GPT2Config
@@ -129,21 +129,25 @@ def inspect_onnx(path: str | os.PathLike[str]) -> Inspection:
     """
     file = existing(path)
     try:
-        return _inspection(file, mapped.load_model(file))
+        if (graph := read_graph(file)) is None:
+            raise EngineError(f"{file}: not an ONNX file, or a damaged one")
+        check_data(file, graph, whole=True)
+        size = sum(part.stat().st_size for part in files_of(file, graph))
+        return _inspection(file, mapped.load_model(file), size)
     except GPT2KitError:
         raise
     except Exception as error:  # protobuf's own exceptions
         raise EngineError(f"{file}: not an ONNX file, or a damaged one") from error
 
 
-def _inspection(file: Path, model: onnx_ir.Model) -> Inspection:
+def _inspection(file: Path, model: onnx_ir.Model, size: int) -> Inspection:
     meta = FileMetadata.from_metadata(model.metadata_props, file)
     if meta.parity is None:
         raise EngineError(f"{file}: has no parity result; make it with `gpt2kit export --onnx`")
     edit_inputs = {name for tap in meta.edits for name in edit_names(tap)}
     return Inspection(
         path=str(file),
-        size=sum(part.stat().st_size for part in [file, *data_files(file)] if part.exists()),
+        size=size,
         version=meta.version,
         model=meta.model,
         revision=meta.revision,

@@ -8,8 +8,9 @@ files had no such key.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -41,11 +42,43 @@ def _checked_json(kind: type, make: Callable[[Any], Any]) -> Callable[[str], Any
     return decode
 
 
+@dataclass(frozen=True)
+class DataStamp:
+    """What a graph says of its external data: length in bytes, and the digest that ends it."""
+
+    length: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        if type(self.length) is not int or not re.fullmatch("[0-9a-f]{64}", str(self.sha256)):
+            raise ValueError(f"{self!r} must be a number of bytes and a digest")
+
+
+def data_stamp(metadata: Mapping[str, str], path: Path) -> DataStamp | None:
+    """The stamp in a file's metadata; None if there is none. EngineError if it is damaged."""
+    if (text := metadata.get("gpt2kit.data")) is None:
+        return None
+    try:
+        stamp: DataStamp = _decode_stamp(text)
+    except ValueError as error:
+        message = f"{path}: the metadata gpt2kit.data is damaged; export it again"
+        raise EngineError(message) from error
+    return stamp
+
+
+def _make_stamp(values: dict[str, Any]) -> DataStamp:
+    if values.keys() != {"length", "sha256"}:
+        raise ValueError(f"length and sha256 expected, got {list(values)}")
+    return DataStamp(**values)
+
+
+_decode_stamp = _checked_json(dict, _make_stamp)
 _TEXT = _stored(str, str)
 _OPTIONAL_TEXT = _stored(lambda value: value or "", lambda text: text or None)
 _INTEGER = _stored(str, int)
 _NAMES = _stored(json.dumps, _checked_json(list, lambda names: tuple(map(str, names))))
 _OBJECT = _stored(json.dumps, _checked_json(dict, dict))
+_STAMP = _stored(lambda stamp: json.dumps(asdict(stamp)), _decode_stamp)
 _CONFIG = _stored(
     lambda config: json.dumps(config.to_hf()), _checked_json(dict, GPT2Config.from_hf)
 )
@@ -61,6 +94,7 @@ class FileMetadata:
     quantize: "int8", "int4", "int4-all", or None.
     taps, edits: canonical names of the taps that are outputs, and of those that can be edited.
     weights: checkpoint name -> initializer, for weights that the graph holds under another name.
+    data: length and digest of the external data; None if the weights are in the file.
     parity: summary of the parity report; None until the file has passed its check.
     parity_sha256: digest of the whole report, which lies beside the file.
     """
@@ -78,6 +112,7 @@ class FileMetadata:
     # The first files lack the keys below.
     quantize: str | None = field(default=None, metadata=_OPTIONAL_TEXT)
     weights: dict[str, str] = field(default_factory=dict, metadata=_OBJECT)
+    data: DataStamp | None = field(default=None, metadata=_STAMP)
     parity: dict[str, Any] | None = field(default=None, metadata=_OBJECT)
     parity_sha256: str | None = field(default=None, metadata=_TEXT)
 
@@ -92,11 +127,11 @@ class FileMetadata:
         return self.quantize or self.dtype
 
     def to_metadata(self) -> dict[str, str]:
-        """Keys and values for the ONNX file. The parity entries are left out while None."""
+        """Keys and values for the ONNX file. Entries that come later are left out while None."""
         entries = {_FORMAT_KEY: str(FORMAT)}
         for entry in fields(self):
             value = getattr(self, entry.name)
-            if not (value is None and entry.name.startswith("parity")):
+            if not (value is None and entry.name.startswith(("data", "parity"))):
                 entries[_key(entry)] = entry.metadata["encode"](value)
         return entries
 

@@ -60,5 +60,6 @@ def existing(path: str | os.PathLike[str]) -> Path:
     """The path of a file that exists. Raises EngineError if it does not."""
     file = as_path(path)
     if not file.is_file():
-        raise EngineError(f"{file}: {'is a folder' if file.is_dir() else 'no such file'}")
+        found = "is a folder" if file.is_dir() else "is not a file"
+        raise EngineError(f"{file}: {found if file.exists() else 'no such file'}")
     return file

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from exporters.engine.runner import OnnxRunner, open_onnx
+from exporters.file.external import check_data, read_graph
 from exporters.parity.compare import compare
 from exporters.parity.report import Report
 from gpt2kit.errors import CheckpointError
@@ -23,6 +24,8 @@ def verify(
     engines agree; its `raise_if_failed` turns that into an error.
     """
     onnx = open_onnx(path, device=device)
+    if graph := read_graph(onnx.path):
+        check_data(onnx.path, graph, whole=True)
     runner = _checkpoint_of(onnx, path, model)
     if rounded(runner, DTYPES[onnx.dtype]).weights_sha256 != onnx.weights_sha256:
         raise CheckpointError(f"{path}: was made from other weights than {model or onnx.source}")
