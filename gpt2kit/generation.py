@@ -121,7 +121,7 @@ def generate(
     """Continue a prompt, or a batch of prompts of unequal length; return the new text alone.
 
     greedy, temperature, top_k, top_p, seed: see `gpt2kit.sampling.Sampler`.
-    stop:    a row ends before the first of these strings, or at `<|endoftext|>`.
+    stop:    a row ends before the first of these strings, or at a token that ends a text.
     edits:   applied at every step, at absolute positions.
     on_text: called with (row, piece of text) as soon as the piece can no longer change.
     taps, head, watch: see `steps`; for looking at each step's run.
@@ -136,8 +136,8 @@ def generate(
     if not prompts:
         raise InputError("no prompts were given")
     ids = [encode(runner, p) for p in prompts]
-    tokenizer, end = tokenizer_of(runner), runner.config.eos_token_id
-    texts = [StreamedText(tokenizer, stops, end) for _ in prompts]
+    tokenizer, ends = tokenizer_of(runner), runner.config.end_tokens
+    texts = [StreamedText(tokenizer, stops, ends) for _ in prompts]
     tokens = steps(
         runner, ids, max_new_tokens=max_new_tokens, sampler=sampler, edits=edits, taps=taps,
         head=head, watch=watch,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from gpt2kit.tokenizer import Tokenizer
 
@@ -10,12 +10,12 @@ from gpt2kit.tokenizer import Tokenizer
 class StreamedText:
     """The new text of one row.
 
-    text: what the row says so far. done: whether it has ended, at a stop string or at `end`, the
-    token that ends a text (None: no token does).
+    text: what the row says so far. done: whether it has ended, at a stop string or at one of the
+    tokens `ends`.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], end: int | None) -> None:
-        self.tokenizer, self.stop, self.end = tokenizer, stop, end
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], ends: Collection[int]) -> None:
+        self.tokenizer, self.stop, self.ends = tokenizer, stop, ends
         self.ids: list[int] = []
         self.text, self.done = "", False
         self._shown = 0  # characters that `push` has returned
@@ -26,7 +26,7 @@ class StreamedText:
         Text is final when no later token can change it or turn it into a stop string. last: no
         token will follow, so that all text is final.
         """
-        if token == self.end:
+        if token in self.ends:
             self.done = True
         else:
             self.ids.append(token)

@@ -86,7 +86,7 @@ def generate(model: GPT2, tokenizer: Tokenizer, prompt: str, top_k: int, seed: i
             best = model(context).logits[0, -1].topk(top_k)
             choice = torch.multinomial(best.values.softmax(-1), 1, generator=generator)
             token = int(best.indices[choice])
-            if token == model.config.eos_token_id:
+            if token in model.config.end_tokens:
                 break
             ids.append(token)
     return str(tokenizer.decode(ids))

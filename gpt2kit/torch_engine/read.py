@@ -5,27 +5,53 @@ from __future__ import annotations
 import pickle
 import warnings
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from gpt2kit.config import GPT2Config
-from gpt2kit.errors import CheckpointError
+from gpt2kit.config import TOKEN_IDS, GPT2Config
+from gpt2kit.errors import CheckpointError, ConfigError
+from gpt2kit.json_files import read_object
 from gpt2kit.model import GPT2
 from gpt2kit.torch_engine.find import WEIGHT_FILES, first_line, weight_files
+from gpt2kit.torch_engine.stored import Stored, own_names
+from gpt2kit.weight_names import weight_shapes
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 def read_config(folder: Path) -> GPT2Config:
-    """The config of a checkpoint folder."""
+    """The config of a checkpoint folder; its token ids may still lie outside the vocabulary."""
     file = folder / "config.json"
+    if file.is_file():
+        return GPT2Config.sizes_from_file(file)
+    if (folder / "ckpt.pt").is_file():
+        raise _nanogpt(folder / "ckpt.pt")
+    raise CheckpointError(f"{folder}: no config.json; is it a Hugging Face checkpoint folder?")
+
+
+def _with_token_ids(config: GPT2Config, folder: Path) -> GPT2Config:
+    """Check the special tokens, and take the end tokens of generation_config.json.
+
+    As in transformers, config.json's end tokens count only without that file.
+    """
+    config.check_token_ids(folder / "config.json")
+    file = folder / "generation_config.json"
     if not file.is_file():
-        raise CheckpointError(f"{folder}: no config.json; is it a Hugging Face checkpoint folder?")
-    return GPT2Config.from_file(file)
+        return config
+    given = read_object(file)
+    ids: dict[str, Any] = {name: given.get(name) for name in TOKEN_IDS}
+    try:
+        generation = replace(config, **ids)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {str(error).removeprefix('config: ')}") from error
+    generation.check_token_ids(file)
+    return replace(config, eos_token_id=generation.eos_token_id)
 
 
 def read_model(folder: Path, device: str, dtype: torch.dtype) -> GPT2:
@@ -38,16 +64,15 @@ def read_model(folder: Path, device: str, dtype: torch.dtype) -> GPT2:
     files = weight_files(folder)
     if not files:
         raise CheckpointError(f"{folder}: no weights; expected one of {', '.join(WEIGHT_FILES)}")
-    with torch.device("meta"):
-        model = GPT2(config)
-    weights: dict[str, Tensor] = {}
+    stored: list[Stored] = []
     for file in files:
-        weights |= read_safetensors(file) if file.suffix == ".safetensors" else _read_bin(file)
-    weights = _canonical(weights, config, folder)
-    _check_weights(weights, model.state_dict(), folder)
+        tensors = read_safetensors(file) if file.suffix == ".safetensors" else _read_bin(file)
+        stored += [Stored(file, name, x) for name, x in tensors.items()]
+    weights = own_names(stored, folder, tied=config.tie_word_embeddings)
+    _check_weights(weights, config, folder)
+    config = _with_token_ids(config, folder)
     weights = {name: x.to(device=device, dtype=dtype) for name, x in weights.items()}
-    model.load_state_dict(weights, assign=True)
-    return model.eval().requires_grad_(False)
+    return GPT2.from_weights(config, weights)
 
 
 def read_safetensors(file: Path) -> dict[str, Tensor]:
@@ -75,44 +100,44 @@ def _read_bin(file: Path) -> dict[str, Tensor]:
         ) from error
     except Exception as error:  # a damaged pickle can raise anything
         raise CheckpointError(f"{file}: not a readable checkpoint ({first_line(error)})") from error
+    if isinstance(weights, Mapping) and "model_args" in weights:
+        raise _nanogpt(file)
     if not isinstance(weights, Mapping) or not all(isinstance(x, Tensor) for x in weights.values()):
         raise CheckpointError(f"{file}: not a mapping from names to tensors")
     return dict(weights)
 
 
-def _canonical(
-    weights: Mapping[str, Tensor], config: GPT2Config, folder: Path
-) -> dict[str, Tensor]:
-    """Drop the prefix `transformer.`, the causal masks, and the tied copy of the embedding."""
-    named = {name.removeprefix("transformer."): x for name, x in weights.items()}
-    named = {k: x for k, x in named.items() if not k.endswith((".attn.bias", ".attn.masked_bias"))}
-    if config.tie_word_embeddings and "lm_head.weight" in named:
-        head = named.pop("lm_head.weight")
-        table = named.setdefault("wte.weight", head)  # either name may be the one that was saved
-        if not torch.equal(head.to(table.dtype), table):
-            raise CheckpointError(
-                f"{folder}: lm_head.weight differs from wte.weight, but config.json ties them; "
-                "set tie_word_embeddings to false or remove lm_head.weight"
-            )
-    return named
+def _nanogpt(file: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{file}: a nanoGPT checkpoint; to convert it, transpose the weights of c_attn, c_fc and "
+        "both c_proj in checkpoint['model'], add zeros for missing biases, save it as "
+        "pytorch_model.bin, and write config.json from checkpoint['model_args'] (block_size is "
+        "n_positions, activation_function is gelu)"
+    )
 
 
-def _check_weights(
-    weights: Mapping[str, Tensor], model: Mapping[str, Tensor], folder: Path
-) -> None:
-    """Raise CheckpointError unless names and shapes of the weights are the model's."""
-    for name, x in model.items():
+def _check_weights(weights: Mapping[str, Tensor], config: GPT2Config, folder: Path) -> None:
+    """Raise CheckpointError unless names and shapes of the weights are the config's.
+
+    Takes no longer for a config of a million layers: beyond the first layer that the weights lack,
+    layers are only counted.
+    """
+    held = len({name.split(".")[1] for name in weights if name.startswith("h.")})
+    layers = min(config.n_layer, held + 1)
+    shapes = dict(weight_shapes(replace(config, n_layer=layers)))
+    if config.tie_word_embeddings:
+        del shapes["lm_head.weight"]
+    beyond = (config.n_layer - layers) * sum(name.startswith("h.0.") for name in shapes)
+    for name, shape in shapes.items():
         if name not in weights:
-            raise CheckpointError(
-                f"{folder}: {name} {tuple(x.shape)} is missing from the weights"
-                f"{_more(model, weights)}"
-            )
-        _check_tensor(f"{folder}: {name}", weights[name], tuple(x.shape))
-    extra = [name for name in weights if name not in model]
+            more = _more(shapes, weights, beyond)
+            raise CheckpointError(f"{folder}: {name} {shape} is missing from the weights{more}")
+        _check_tensor(f"{folder}: {name}", weights[name], shape)
+    extra = [name for name in weights if name not in shapes]
     if extra:
         raise CheckpointError(
             f"{folder}: {extra[0]} {tuple(weights[extra[0]].shape)} is no part of this "
-            f"GPT-2{_more(weights, model)}"
+            f"GPT-2{_more(weights, shapes)}"
         )
 
 
@@ -129,7 +154,7 @@ def _check_tensor(what: str, found: Tensor, shape: tuple[int, ...]) -> None:
         raise CheckpointError(f"{what} holds NaN or infinite values")
 
 
-def _more(names: Iterable[str], known: Mapping[str, Tensor]) -> str:
-    """ " (and 3 more)": how many further names are not known; "" for none."""
-    others = sum(name not in known for name in names) - 1
+def _more(names: Iterable[str], known: Collection[str], beyond: int = 0) -> str:
+    """ " (and 3 more)": how many further names are not known, `beyond` included; "" for none."""
+    others = sum(name not in known for name in names) - 1 + beyond
     return f" (and {others} more)" if others else ""

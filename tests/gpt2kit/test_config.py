@@ -100,9 +100,95 @@ def test_a_switch_that_is_off_is_no_change():
     assert GPT2Config.from_hf(off) == GPT2Config()
 
 
-@pytest.mark.parametrize("ids", [[5, 6], 5])
-def test_the_first_of_several_end_tokens_counts(ids):
-    assert GPT2Config.from_hf({"model_type": "gpt2", "eos_token_id": ids}).eos_token_id == 5
+@pytest.mark.parametrize(
+    ("given", "ends", "kept"),
+    [
+        ([5, 6], (5, 6), (5, 6)),
+        ([6, 5, 6], (6, 5), (6, 5)),
+        ([5], (5,), 5),
+        (5, (5,), 5),
+        (0, (0,), 0),
+        ([], (), None),
+        (None, (), None),
+    ],
+)
+def test_any_of_several_end_tokens_ends_a_text(given, ends, kept):
+    config = GPT2Config.from_hf({"model_type": "gpt2", "eos_token_id": given})
+    assert (config.end_tokens, config.eos_token_id) == (ends, kept)
+    assert GPT2Config.from_hf(json.loads(json.dumps(config.to_hf()))) == config
+
+
+BAD_IDS = ["50256", -1, 99999, True, 1.0, {}, [[50256]], [50256, "7"], [50256, -1], [1, None]]
+
+
+@pytest.mark.parametrize("name", ["bos_token_id", "eos_token_id", "pad_token_id"])
+@pytest.mark.parametrize("given", [*BAD_IDS, [50256, 99999]], ids=str)
+def test_a_token_id_that_is_none_is_one_line_that_names_the_file(tmp_path, name, given):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", name: given}))
+    with pytest.raises(ConfigError, match=rf"config.json: {name} = .*null") as caught:
+        GPT2Config.from_file(tmp_path / "config.json")
+    assert len(str(caught.value).splitlines()) == 1
+    with pytest.raises(ConfigError, match=f"config: {name} = "):
+        GPT2Config.from_hf({"model_type": "gpt2", name: given})
+
+
+def test_the_end_token_that_transformers_writes_for_any_vocabulary_fits_itself():
+    written = transformers.GPT2Config(vocab_size=10).to_dict()
+    assert (written["eos_token_id"], written["bos_token_id"]) == (50256, 50256)
+    config = GPT2Config.from_hf(written)
+    assert (config.eos_token_id, config.bos_token_id) == (None, None)
+    assert GPT2Config(vocab_size=10).end_tokens == ()
+
+
+SAME = {
+    "n_embd": "hidden_size",
+    "n_head": "num_attention_heads",
+    "n_layer": "num_hidden_layers",
+    "n_positions": "max_position_embeddings",
+}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [*SAME.items(), ("n_positions", "n_ctx"), ("max_position_embeddings", "n_ctx")],
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_two_names_of_one_setting_must_agree(one, other, turned):
+    pair = {one: 24, other: 12}
+    if turned:
+        pair = dict(reversed(pair.items()))
+    first, second = pair
+    with pytest.raises(ConfigError, match=f"{second} = .* differs from {first} = "):
+        GPT2Config.from_hf({"model_type": "gpt2"} | pair)
+    own = {value: key for key, value in SAME.items()}.get(one, one)
+    for equal in ({one: 24, other: 24}, {one: 24, other: None}, {other: 24, one: 24}):
+        assert getattr(GPT2Config.from_hf({"model_type": "gpt2"} | equal), own) == 24
+
+
+def test_one_key_twice_must_agree(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2", "n_head": 4, "n_head": 6}')
+    with pytest.raises(ConfigError, match="'n_head' stands there twice, with different values"):
+        GPT2Config.from_file(tmp_path / "config.json")
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2", "n_head": 4, "n_head": 4}')
+    assert GPT2Config.from_file(tmp_path / "config.json").n_head == 4
+
+
+HARMLESS = """
+    n_special predict_special_tokens attn_implementation _attn_implementation use_mems line_by_line
+    finetuning_task num_labels id2label torchscript xla_device tokenizer_class summary_last_dropout
+    classifier_dropout max_new_tokens gradient_checkpointing dtype
+"""
+
+
+@pytest.mark.parametrize("key", HARMLESS.split())
+def test_keys_of_published_configs_that_change_nothing_are_read(key):
+    assert GPT2Config.from_hf({"model_type": "gpt2", key: "something"}) == GPT2Config()
+
+
+def test_a_config_without_model_type_says_what_to_add(tmp_path):
+    with pytest.raises(ConfigError, match='if it is one, add "model_type": "gpt2"'):
+        GPT2Config.from_hf({"n_layer": 2})
+    assert GPT2Config.from_hf({"architectures": ["GPT2LMHeadModel"]}) == GPT2Config()
 
 
 def test_scales_of_attention():

@@ -245,8 +245,8 @@ BROKEN = {
         r"h.3.ln_1.bias \(24,\) is no part of this GPT-2$",
     ),
     "another head": (
-        weights(lambda w: w.update({"score.weight": torch.zeros(2, 24)})),
-        r"score.weight \(2, 24\) is no part of this GPT-2",
+        weights(lambda w: w.update({"value_head.weight": torch.zeros(2, 24)})),
+        r"value_head.weight \(2, 24\) is no part of this GPT-2",
     ),
     "misshapen": (
         weights(lambda w: w.update({LN: torch.zeros(25)})),
