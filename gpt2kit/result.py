@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 import numpy as np
 
 from gpt2kit.errors import InputError
+from gpt2kit.printable import printable_text
 from gpt2kit.prompts import token_texts
 from gpt2kit.readout import Ints
 from gpt2kit.result_data import from_plain, same, to_plain
@@ -114,7 +115,7 @@ class Result:
         console = Console(file=io.StringIO(), color_system=None)
         with console.capture() as capture:
             console.print(self.render())
-        return capture.get()
+        return printable_text(capture.get())
 
     def _repr_html_(self) -> str:
         return as_html(self.render())

@@ -168,13 +168,3 @@ def _switch(settings: Mapping[str, Any], name: str, file: Path) -> bool:
     if value is not None and not isinstance(value, bool):
         raise CheckpointError(f"{file}: {name} = {short(value)} must be true or false")
     return bool(value)
-
-
-def printable(token: str) -> str:
-    """A token on one line: line breaks and control characters become visible signs."""
-    return token.translate(_SIGNS)
-
-
-_SIGNS = {code: chr(0x2400 + code) for code in range(32)}
-_SIGNS |= dict.fromkeys([*range(0x80, 0xA0), 0x2028, 0x2029], "␦")  # some terminals act on these
-_SIGNS |= str.maketrans({"\n": "⏎", "\t": "⇥", "\x7f": "␡"})

@@ -19,7 +19,7 @@ def draw_errors(
     table = Table("quantity", "worst error", "where", "in", box=None, header_style="bold")
     for kind, error, name, case in rows:
         colour = "green" if error <= tolerance else "red"
-        table.add_row(kind, f"[{colour}]{error:.1e}[/]", name, case)
+        table.add_row(kind, Text(f"{error:.1e}", colour), name, case)
     return Group(table, *map(Text.from_markup, lines))
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
-import sys
-
 import click
 
 from gpt2kit import __version__
 from gpt2kit.cli.group import CommandGroup, Listed, debug_option
+from gpt2kit.cli.terminal import write
 
 SECTIONS = {
     "See inside": (
@@ -53,7 +51,5 @@ def main(ctx: click.Context) -> None:
 
     `gpt2kit COMMAND --help` explains a command, with examples.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack characters of tokens
-        sys.stdout.reconfigure(errors="replace")
     if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
+        write(ctx.get_help())

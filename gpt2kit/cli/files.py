@@ -10,8 +10,9 @@ import click
 from gpt2kit.cli.choices import DEVICES, EXPORT_DTYPES, INTEGER, PROFILES, QUANTISATIONS
 from gpt2kit.cli.group import debug_option, example_command
 from gpt2kit.cli.options import EngineChoice, model_options, options, runner_options
-from gpt2kit.cli.output import DataFormat, output_options, print_rich
+from gpt2kit.cli.output import DataFormat, output_options
 from gpt2kit.cli.progress import show_status
+from gpt2kit.cli.terminal import print_rich, write
 
 _plan_options = options(
     click.option(
@@ -65,7 +66,7 @@ def export(path: str, model: str, revision: str | None, **plan: Any) -> None:
         runner = load(model, revision=revision, device="cpu")
         report = export_onnx(runner, path, on_progress=status.update, **plan)
     print_rich(report.render())
-    click.echo(f"wrote {path}")
+    write(f"wrote {path}")
 
 
 @example_command("gpt2kit verify gpt2.onnx")

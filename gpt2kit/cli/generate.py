@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +10,9 @@ import click
 from gpt2kit.cli.choices import INTEGER, NUMBER
 from gpt2kit.cli.group import example_command
 from gpt2kit.cli.options import EngineChoice, options, runner_options, text_of
-from gpt2kit.cli.output import DataFormat, output_options, print_csv, print_json
+from gpt2kit.cli.output import DataFormat, output_options, print_json
 from gpt2kit.cli.progress import show_status
+from gpt2kit.cli.terminal import print_rich, write, write_csv
 from gpt2kit.errors import InputError
 
 if TYPE_CHECKING:
@@ -99,23 +99,23 @@ def _stream(runner: Runner, prompt: str, sampling: dict[str, Any]) -> None:
 
     started = False
 
-    def write(_: int, piece: str) -> None:
+    def show(_: int, piece: str) -> None:
         nonlocal started
         if not started:  # only now have all checks passed
-            click.echo(click.style(prompt, dim=True), nl=False)
+            write(prompt, dim=True, end="")
             started = True
-        click.echo(piece, nl=False)
-        sys.stdout.flush()
+        write(piece, end="")
 
-    run(runner, prompt, on_text=write, **sampling)
-    click.echo("" if started else click.style(prompt, dim=True))
+    run(runner, prompt, on_text=show, **sampling)
+    write("" if started else prompt, dim=not started)
 
 
 def _print_batch(runner: Runner, prompts: list[str], sampling: dict[str, Any]) -> None:
     from gpt2kit.generation import generate as run
 
     for prompt, text in zip(prompts, run(runner, prompts, **sampling), strict=True):
-        click.echo(click.style(prompt, dim=True) + text + "\n")
+        write(prompt, dim=True, end="")
+        write(text + "\n")
 
 
 def _print_data(
@@ -127,7 +127,7 @@ def _print_data(
 
     results = continue_prompts(runner, prompts, sampling)
     if output.as_csv:
-        print_csv(as_csv([row for result in results for row in result.table()]))
+        write_csv(as_csv([row for result in results for row in result.table()]))
     elif len(results) == 1:
         print_json(results[0].to_json())
     else:
@@ -138,26 +138,25 @@ def _show_lens(
     runner: Runner, prompt: str, edits: Sequence[Edit], sampling: dict[str, Any], output: DataFormat
 ) -> None:
     """Print a line for each token as soon as it is chosen, then the text."""
-    from rich.console import Console
-
     from probes.draw.generation_lines import header
     from probes.lens.generation_lens import Step, generation_lens
 
     if output.is_data:
         output.show_data(generation_lens(runner, prompt, edits=edits, **sampling))
         return
-    console, started = Console(highlight=False), False
+    started = False
 
     def show(step: Step) -> None:
         nonlocal started
         if not started:  # only now have all checks passed
             for text in header(runner.config.n_layer + 1):
-                console.print(text)
+                print_rich(text)
             started = True
-        console.print(step.line(), no_wrap=True, overflow="ellipsis", crop=True)
+        print_rich(step.line(), wrap=False)
 
     lens = generation_lens(runner, prompt, edits=edits, on_step=show, **sampling)
-    click.echo("\n" + click.style(prompt, dim=True) + lens.text)
+    write("\n" + prompt, dim=True, end="")
+    write(lens.text)
 
 
 def _show_effect(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple, NoReturn
 
 import click
 
+from gpt2kit.cli.terminal import open_streams, show_traceback, write_error, writing
 from gpt2kit.errors import GPT2KitError, InternalError
 
 
@@ -35,7 +37,8 @@ class ExampleCommand(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the options; an error names this command, which click's parser leaves out."""
         try:
-            return super().parse_args(ctx, args)
+            with writing():  # --help prints here
+                return super().parse_args(ctx, args)
         except click.UsageError as error:
             error.ctx = error.ctx or ctx
             raise
@@ -114,10 +117,22 @@ class CommandGroup(click.Group):
                 formatter.write_dl(rows)
         click.Command.format_options(self, ctx, formatter)
 
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run `gpt2kit`; standard streams may be closed."""
+        try:
+            open_streams()
+        except GPT2KitError as error:
+            write_error(f"gpt2kit: error: {error}")
+            sys.exit(error.exit_code)
+        return super().main(*args, **options)
+
     def make_context(self, *args: Any, **options: Any) -> click.Context:
         """Read the group's own options."""
         try:
-            return super().make_context(*args, **options)
+            with writing():  # --help and --version print here
+                return super().make_context(*args, **options)
+        except GPT2KitError as error:
+            fail(str(error), error.exit_code)
         except click.ClickException as error:
             fail(usage_message(error), error.exit_code)
 
@@ -131,6 +146,7 @@ class CommandGroup(click.Group):
             fail(usage_message(error), error.exit_code)
         except Exception as error:
             if ctx.obj:  # --debug
+                sys.excepthook = show_traceback
                 raise
             fail(*describe_error(error))
 
@@ -157,5 +173,5 @@ def usage_message(error: click.ClickException) -> str:
 
 def fail(message: str, exit_code: int) -> NoReturn:
     """Print an error as one line on standard error, and exit."""
-    click.echo(f"gpt2kit: error: {' '.join(message.split())}", err=True)
+    write_error(f"gpt2kit: error: {' '.join(message.split())}")
     raise click.exceptions.Exit(exit_code)

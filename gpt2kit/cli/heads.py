@@ -7,8 +7,9 @@ import click
 from gpt2kit.cli.choices import INTEGER
 from gpt2kit.cli.group import example_command
 from gpt2kit.cli.options import EngineChoice, bos_option, given, runner_options, text_of
-from gpt2kit.cli.output import DataFormat, output_options, print_csv, print_json, print_rich
+from gpt2kit.cli.output import DataFormat, output_options, print_json
 from gpt2kit.cli.progress import show_status
+from gpt2kit.cli.terminal import print_rich, write_csv
 from gpt2kit.errors import InputError
 
 
@@ -46,7 +47,7 @@ def heads(prompt: str | None, length: int, engine: EngineChoice, output: DataFor
         print_json({**scores.to_dict(), "copying": copying.to_dict()["scores"]})
     elif output.as_csv:
         pairs = zip(scores.table(), copying.table(), strict=True)
-        print_csv(as_csv([row | {"copying": other["score"]} for row, other in pairs]))
+        write_csv(as_csv([row | {"copying": other["score"]} for row, other in pairs]))
     else:
         print_rich(Group(scores.render(), "", copying.render()))
 

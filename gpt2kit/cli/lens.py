@@ -15,8 +15,9 @@ from gpt2kit.cli.options import (
     runner_options,
     text_of,
 )
-from gpt2kit.cli.output import DataFormat, output_options, print_rich
+from gpt2kit.cli.output import DataFormat, output_options
 from gpt2kit.cli.progress import show_status
+from gpt2kit.cli.terminal import print_rich
 from gpt2kit.errors import InputError
 
 _cell_options = options(

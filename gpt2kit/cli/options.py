@@ -130,12 +130,21 @@ def given(option: str) -> bool:
 
 def text_of(prompt: str) -> str:
     """A prompt from the command line, or from standard input for '-'; it must be UTF-8."""
-    raw = sys.stdin.buffer.read() if prompt == "-" else prompt.encode(errors="surrogateescape")
+    raw = _read_stdin() if prompt == "-" else prompt.encode(errors="surrogateescape")
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         place = "standard input" if prompt == "-" else "the prompt"
         raise InputError(f"{place} is not UTF-8 (byte {error.start}); convert it first") from error
+
+
+def _read_stdin() -> bytes:
+    if sys.stdin is None:
+        raise InputError("'-' reads standard input, which is closed")
+    try:
+        return sys.stdin.buffer.read()
+    except OSError as error:
+        raise InputError(f"standard input cannot be read ({error})") from error
 
 
 def positions(_: click.Context, __: click.Parameter, value: str | None) -> list[int] | slice | None:

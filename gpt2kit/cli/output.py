@@ -11,11 +11,10 @@ import click
 
 from gpt2kit.cli.group import debug_option
 from gpt2kit.cli.options import options
+from gpt2kit.cli.terminal import print_rich, write_csv, write_json
 from gpt2kit.errors import InputError
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from gpt2kit.result import Result
 
 _options = options(
@@ -49,7 +48,7 @@ class DataFormat:
         if self.as_json:
             print_json(result.to_json())
         else:
-            print_csv(result.to_csv())
+            write_csv(result.to_csv())
 
 
 def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -70,16 +69,4 @@ def print_json(data: str | dict[str, Any] | list[Any]) -> None:
         import json
 
         data = json.dumps(data, ensure_ascii=False, indent=1, allow_nan=False)
-    click.echo(data.encode())  # always UTF-8, whatever the terminal's encoding is
-
-
-def print_csv(text: str) -> None:
-    """Print CSV text, which ends with a line break of its own."""
-    click.echo(text.encode(), nl=False)
-
-
-def print_rich(what: RenderableType) -> None:
-    """Print what rich draws; lines wrap at words."""
-    from rich.console import Console
-
-    Console(highlight=False).print(what)
+    write_json(data)

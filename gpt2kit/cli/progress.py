@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import click
+from gpt2kit.cli.terminal import open_console, write_error
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -24,7 +24,7 @@ class Status:
         self.progress.reset(self.task, total=None, description=stage, count="")
         self.progress.refresh()
         if self.log_stages and self.progress.disable:
-            click.echo(f"{stage} …", err=True)
+            write_error(f"{stage} …")
 
     def count(self, done: int, total: int) -> None:
         """Show how much of the stage is done; an `on_progress` callback."""
@@ -43,12 +43,12 @@ def show_status(*, log_stages: bool = False) -> Iterator[Status]:
 
     log_stages: where it is no terminal, print each stage as a line (for work of minutes).
     """
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}"))
+    console = open_console(stderr=True)
+    stage = TextColumn("{task.description}", markup=False)
+    count = TextColumn("{task.fields[count]}", markup=False)
     with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
+        stage, BarColumn(), count, console=console, transient=True, disable=not console.is_terminal
     ) as progress:
         yield Status(progress, log_stages)

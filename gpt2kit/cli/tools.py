@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from gpt2kit.cli.group import debug_option, example_command
-from gpt2kit.cli.output import print_rich
+from gpt2kit.cli.terminal import print_rich
 
 SIGNS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "bad": ("bad", "red")}
 EDIT = "TAP [ '[' AXIS=WHERE {, AXIS=WHERE} ']' ] OP VALUE"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from gpt2kit.errors import CheckpointError, InputError
+from gpt2kit.notes import note
 from gpt2kit.runner import Source
 
 BUNDLED = Path(__file__).parents[1] / "bundled"
@@ -74,10 +74,9 @@ def _find_auto(revision: str | None) -> Checkpoint:
     except CheckpointError:
         if revision is not None:
             raise
-    print(
-        "gpt2kit: gpt2 is neither cached nor reachable; using the small bundled model. For the "
-        "real one, go online once with --model gpt2, or give --model FOLDER.",
-        file=sys.stderr,
+    note(
+        "gpt2 is neither cached nor reachable; using the small bundled model. For the "
+        "real one, go online once with --model gpt2, or give --model FOLDER."
     )
     return find("bundled")
 

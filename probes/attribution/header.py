@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from gpt2kit.printable import printable
 from gpt2kit.prompts import Token, check_foil, token_id, token_texts
 from gpt2kit.readout import Ints
 from gpt2kit.result import PromptResult, prompt_header
 from gpt2kit.runner import Runner
-from gpt2kit.tokenizer import printable
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)

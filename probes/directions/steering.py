@@ -14,9 +14,9 @@ import numpy as np
 
 from gpt2kit.errors import InputError
 from gpt2kit.generation import generate
+from gpt2kit.printable import printable
 from gpt2kit.result import ModelResult, Row, model_header
 from gpt2kit.runner import Runner
-from gpt2kit.tokenizer import printable
 from probes.directions.directions import Direction
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from rich.console import Group, RenderableType
 from rich.style import Style
 from rich.text import Text
 
+from gpt2kit.printable import printable
 from gpt2kit.readout import Floats
-from gpt2kit.tokenizer import printable
 from probes.draw.colours import bar, diverging
 from probes.draw.grid import Grid
 from probes.draw.tables import table

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.text import Text
 
+from gpt2kit.printable import printable
 from gpt2kit.readout import Floats
-from gpt2kit.tokenizer import printable
 from probes.draw.colours import Ramp, bar, diverging, sequential
 from probes.draw.grid import Cell, Grid
 from probes.draw.words import visible

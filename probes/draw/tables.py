@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from gpt2kit.tokenizer import printable
+from gpt2kit.printable import printable
 
 
 def table(*columns: str, numbers: Sequence[str] = ()) -> Table:

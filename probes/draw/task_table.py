@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from gpt2kit.printable import printable
 from gpt2kit.prompts import counted
-from gpt2kit.tokenizer import printable
 from probes.draw.tables import table
 from probes.draw.words import title
 

@@ -6,8 +6,8 @@ import numpy as np
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
+from gpt2kit.printable import printable
 from gpt2kit.prompts import counted
-from gpt2kit.tokenizer import printable
 
 
 def title(name: str, *about: str) -> Text:

@@ -24,11 +24,11 @@ import numpy as np
 
 from gpt2kit.checks import check_top_k
 from gpt2kit.logits import largest
+from gpt2kit.printable import printable
 from gpt2kit.prompts import Token, token_id, token_texts
 from gpt2kit.readout import Floats, Ints
 from gpt2kit.result import ModelResult, Row, model_header
 from gpt2kit.runner import Runner
-from gpt2kit.tokenizer import printable
 from probes.core.parts import check_head, tap_at
 from probes.heads.head_weights import centred, head_columns, normalised, qkv_weight
 

@@ -12,11 +12,12 @@ import numpy as np
 from gpt2kit.checks import check_integer
 from gpt2kit.errors import InputError
 from gpt2kit.logits import largest
+from gpt2kit.printable import printable
 from gpt2kit.prompts import Prompt, counted, tokenizer_of
 from gpt2kit.readout import Floats, Ints
 from gpt2kit.result import ModelResult, Row, model_header
 from gpt2kit.runner import Runner
-from gpt2kit.tokenizer import Tokenizer, printable
+from gpt2kit.tokenizer import Tokenizer
 from probes.core.batching import batches_by_tokens
 from probes.core.parts import check_neuron, tap_at
 

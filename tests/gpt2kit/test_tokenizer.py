@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from gpt2kit import Tokenizer
 from gpt2kit.errors import CheckpointError, InputError
-from gpt2kit.tokenizer import printable
 from gpt2kit.torch_engine.find import BUNDLED
 from tests.conftest import CONFIG, GPT2_TOKENIZER, byte_tokenizer
 
@@ -191,10 +190,3 @@ def test_a_text_that_is_not_one_token_shows_its_pieces(text, words):
 def test_a_lone_surrogate_is_refused_in_one_line():
     with pytest.raises(InputError, match="lone surrogates"):
         SMALL.encode("a\ud800b")
-
-
-def test_printable_tokens_stay_on_one_line():
-    assert printable("a b\n\t\r\x00\x1b\x7fé") == "a b⏎⇥␍␀␛␡é"
-    assert printable("\x85\x9b\u2028") == "␦␦␦"
-    text = printable("".join(map(chr, range(0x110000 - 1))))
-    assert len(text.splitlines()) == 1
