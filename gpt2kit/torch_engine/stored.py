@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gpt2kit.errors import CheckpointError
+from gpt2kit.notes import note
 
 _PARTS = ("wte", "wpe", "h", "ln_f", "lm_head")  # of GPT-2
 _WRAPPERS = (
@@ -58,10 +58,7 @@ def own_names(stored: Sequence[Stored], folder: Path, *, tied: bool) -> dict[str
         why = "but config.json ties them; set tie_word_embeddings to false or remove one of them"
         _check_equal(table, head, why, folder)
     if heads:
-        print(
-            f"gpt2kit: {folder.name}: the task head was left out ({', '.join(heads)})",
-            file=sys.stderr,
-        )
+        note(f"{folder.name}: the task head was left out ({', '.join(heads)})")
     return {name: one.tensor for name, one in found.items()}
 
 
