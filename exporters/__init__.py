@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from gpt2kit.packages import lazy_attribute
 
 if TYPE_CHECKING:
     from exporters.engine.runner import OnnxRunner, open_onnx
@@ -33,9 +34,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'exporters' has no attribute {name!r}")
-    return getattr(import_module(f"exporters.{_HOME[name]}"), name)
+    return lazy_attribute("exporters", _HOME, name)
 
 
 def __dir__() -> list[str]:

@@ -5,8 +5,9 @@ Importing the package does not import torch; what needs it does so when first us
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from gpt2kit import packages
 
 if TYPE_CHECKING:
     from gpt2kit.config import GPT2Config
@@ -50,9 +51,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'gpt2kit' has no attribute {name!r}")
-    return getattr(import_module(f"gpt2kit.{_HOME[name]}"), name)
+    return packages.lazy_attribute("gpt2kit", _HOME, name)
 
 
 def __dir__() -> list[str]:

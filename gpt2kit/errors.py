@@ -8,6 +8,7 @@ GPT2KitError
 │   └── EditError     an edit that does not fit its tap
 ├── ExportError       tracing or writing an ONNX file failed
 │   └── ParityError   torch and ONNX disagree; exit code 1
+├── MissingPackageError   a package that this needs is not installed
 ├── EngineError       onnxruntime, its device, or the .onnx file cannot be used
 └── InternalError     a check of our own failed, which is a bug in gpt2kit; exit code 70
 
@@ -50,6 +51,10 @@ class ParityError(ExportError):
     """Torch and ONNX do not agree within the stated tolerance."""
 
     exit_code = 1
+
+
+class MissingPackageError(GPT2KitError, ImportError):
+    """A package is not installed, or does not import; the message has the pip command."""
 
 
 class EngineError(GPT2KitError):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 import numpy as np
 
 from gpt2kit.errors import InputError
+from gpt2kit.packages import explained_imports
 from gpt2kit.printable import printable_text
 from gpt2kit.prompts import token_texts
 from gpt2kit.readout import Ints
@@ -95,12 +96,11 @@ class Result:
         """`table` as CSV text, with a header line."""
         return as_csv(self.table())
 
+    @explained_imports()
     def to_dataframe(self) -> DataFrame:
-        """`table` as a pandas DataFrame. Raises InputError if pandas is not installed."""
-        try:
-            import pandas
-        except ImportError as error:
-            raise InputError("to_dataframe needs pandas; run `pip install pandas`") from error
+        """`table` as a pandas DataFrame. Raises MissingPackageError if pandas is not installed."""
+        import pandas
+
         return pandas.DataFrame(self.table())
 
     def render(self) -> RenderableType:
@@ -109,6 +109,7 @@ class Result:
 
         return Text(repr(self))
 
+    @explained_imports()
     def __str__(self) -> str:
         from rich.console import Console
 
@@ -117,6 +118,7 @@ class Result:
             console.print(self.render())
         return printable_text(capture.get())
 
+    @explained_imports()
     def _repr_html_(self) -> str:
         return as_html(self.render())
 
@@ -181,6 +183,7 @@ def as_csv(rows: Sequence[Row]) -> str:
     return out.getvalue()
 
 
+@explained_imports()
 def as_html(what: RenderableType) -> str:
     """An HTML fragment, in colour. Grids wider than 120 columns scroll sideways."""
     from rich.console import Console

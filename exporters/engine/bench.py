@@ -20,6 +20,7 @@ from gpt2kit.batch import KVCache
 from gpt2kit.readout import Ints
 from gpt2kit.result import ModelResult, Row, model_header
 from gpt2kit.runner import Runner
+from gpt2kit.torch_engine.require import as_torch
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -183,6 +184,5 @@ def _is_on_cpu(runner: Runner) -> bool:
     """Whether the weights are in the machine's own memory, whose bandwidth can be measured."""
     if isinstance(runner, OnnxRunner):
         return runner.device == "cpu"
-    from gpt2kit.torch_engine.runner import TorchRunner
-
-    return isinstance(runner, TorchRunner) and runner.device.type == "cpu"
+    on_torch = as_torch(runner)
+    return on_torch is not None and on_torch.device.type == "cpu"

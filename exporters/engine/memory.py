@@ -22,6 +22,7 @@ from exporters.engine.runner import OnnxRunner
 from exporters.file import mapped
 from gpt2kit.errors import InputError
 from gpt2kit.runner import Runner
+from gpt2kit.torch_engine.require import as_torch
 
 _BUFFER = 1 << 30  # bytes, far more than the caches of a large processor hold
 _SHARE = 256 << 20  # bytes that each thread reads at least, so that starting it costs nothing
@@ -48,12 +49,11 @@ def model_sizes(runner: Runner) -> ModelSizes:
     """The sizes of a model on torch or onnxruntime. Raises InputError for another engine."""
     if isinstance(runner, OnnxRunner):
         return ModelSizes(*_file_weights(runner.path), runner.sessions.state.size)
-    from gpt2kit.torch_engine.runner import TorchRunner
-
-    if not isinstance(runner, TorchRunner):
+    on_torch = as_torch(runner)
+    if on_torch is None:
         raise InputError(f"bench measures models on torch and onnxruntime, not {runner!r}")
     tables = {"wpe.weight"} if runner.config.tie_word_embeddings else {"wpe.weight", "wte.weight"}
-    named = runner.model.named_parameters()
+    named = on_torch.model.named_parameters()
     sizes = {name: weight.numel() * weight.element_size() for name, weight in named}
     read = sum(size for name, size in sizes.items() if name not in tables)
     return ModelSizes(read, sum(sizes.values()), None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx
 import onnx_ir
+import onnxscript  # noqa: F401 - torch.onnx needs it: a missing one is found before the work
 import torch
 
 from exporters.file.names import present_names

@@ -11,6 +11,7 @@ import click
 
 from gpt2kit.cli.terminal import open_streams, show_traceback, write_error, writing
 from gpt2kit.errors import GPT2KitError, InternalError
+from gpt2kit.packages import missing_package
 
 
 def _set_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
@@ -153,6 +154,7 @@ class CommandGroup(click.Group):
 
 def describe_error(error: Exception) -> tuple[str, int]:
     """The message and the exit code of an error."""
+    error = missing_package(error) or error
     if isinstance(error, GPT2KitError):
         return str(error), error.exit_code
     if isinstance(error, OSError):  # a name that is too long, a file that may not be read, …

@@ -9,6 +9,7 @@ import torch
 from gpt2kit.checks import check_choice
 from gpt2kit.errors import InputError
 from gpt2kit.json_files import read_object
+from gpt2kit.packages import explained_imports
 from gpt2kit.tokenizer import Tokenizer
 from gpt2kit.torch_engine.dtypes import DTYPES
 from gpt2kit.torch_engine.find import find
@@ -16,6 +17,7 @@ from gpt2kit.torch_engine.read import read_model
 from gpt2kit.torch_engine.runner import TorchRunner
 
 
+@explained_imports()
 def load(
     model: str | os.PathLike[str] = "auto",
     *,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from gpt2kit.checks import check_integer
 from gpt2kit.errors import InputError
+from gpt2kit.packages import explained_imports
 from gpt2kit.prompts import counted
 from gpt2kit.readout import Floats, Ints
 from gpt2kit.result import ModelResult, Row, model_header
@@ -73,6 +74,7 @@ class LinearProbe(ModelResult):
         )
 
 
+@explained_imports()
 def linear_probe(
     runner: Runner,
     prompts: Prompts,
@@ -89,10 +91,11 @@ def linear_probe(
          standardised by the training prompts before fitting; the weights are of the raw values.
     position: which token of each prompt; negative ones count from the prompt's own end.
     held_out: share of the prompts, of every class alike, on which accuracy is measured.
-    Needs scikit-learn: `pip install gpt2kit[probes]`. Raises InputError without it, and for labels
-    that do not fit.
+    Needs scikit-learn: `pip install gpt2kit[probes]`. Raises MissingPackageError without it, and
+    InputError for labels that do not fit.
     """
-    train_test_split = _train_test_split()
+    from sklearn.model_selection import train_test_split
+
     check_integer("seed", seed, 0)
     classes, y = _classes(check_prompts(prompts), labels)
     flat = _flat_values(runner, prompts, tap, position)
@@ -121,17 +124,6 @@ def linear_probe(
         weights=np.stack([weights for _, weights, _ in fitted]),
         bias=np.stack([bias for _, _, bias in fitted]),
     )
-
-
-def _train_test_split() -> Any:
-    """scikit-learn's function. Raises InputError if scikit-learn is not installed."""
-    try:
-        from sklearn.model_selection import train_test_split
-    except ImportError as error:
-        raise InputError(
-            "linear probes need scikit-learn; install it with `pip install gpt2kit[probes]`"
-        ) from error
-    return train_test_split
 
 
 def _classes(prompts: Prompts, labels: Any) -> tuple[tuple[str, ...], Ints]:

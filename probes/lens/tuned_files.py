@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpt2kit.errors import CheckpointError
+from gpt2kit.packages import explained_imports
 from gpt2kit.readout import Floats
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ _FORMAT = "gpt2kit tuned lens"
 Parts = tuple[str, tuple[str, ...], Floats, Floats]  # the fields of a TunedLens
 
 
+@explained_imports()
 def write_saved(
     path: str | os.PathLike[str], source: str, sha256: Sequence[str], weight: Floats, bias: Floats
 ) -> None:
@@ -32,6 +34,7 @@ def write_saved(
     save_file(tensors, path, metadata)
 
 
+@explained_imports()
 def read_saved(path: Path) -> Parts:
     """Read what `write_saved` wrote. Raises CheckpointError for any other file."""
     from safetensors import SafetensorError, safe_open
@@ -47,6 +50,7 @@ def read_saved(path: Path) -> Parts:
     return metadata["source"], tuple(metadata["weights_sha256"].split()), weight, bias
 
 
+@explained_imports()
 def read_published(folder: Path) -> Parts:
     """Read config.json and params.pt. Raises CheckpointError if they do not fit each other.
 

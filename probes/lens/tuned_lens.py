@@ -20,6 +20,7 @@ from gpt2kit.readout import Floats
 from gpt2kit.result import Result, Row
 from gpt2kit.runner import Runner
 from gpt2kit.taps import residual_stream
+from gpt2kit.torch_engine.require import as_torch
 from probes.lens import tuned_files
 from probes.lens.lens_result import LogitLens
 from probes.lens.reading import Targets, read_lens
@@ -144,13 +145,11 @@ def weight_digests(runner: Runner) -> tuple[str, ...]:
 
     Only a torch model in float32 or float64 can be rounded; for others there is one digest.
     """
-    from gpt2kit.torch_engine.runner import TorchRunner
-
-    own = runner.weights_sha256
-    if not isinstance(runner, TorchRunner) or runner.dtype in _HALF:
+    own, on_torch = runner.weights_sha256, as_torch(runner)
+    if on_torch is None or runner.dtype in _HALF:
         return (own,)
     import torch
 
     from gpt2kit.torch_engine.digest import weights_sha256
 
-    return own, *(weights_sha256(runner.model, getattr(torch, dtype)) for dtype in _HALF)
+    return own, *(weights_sha256(on_torch.model, getattr(torch, dtype)) for dtype in _HALF)

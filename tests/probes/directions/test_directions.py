@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gpt2kit import generate
-from gpt2kit.errors import InputError, TapError
+from gpt2kit.errors import InputError, MissingPackageError, TapError
 from probes.directions.collecting import collect
 from probes.directions.directions import Direction, mean_difference, pca_directions
 from probes.directions.linear_probes import linear_probe
@@ -326,7 +326,7 @@ def test_labels_and_taps_that_do_not_fit_are_refused(torch_runner, labels, optio
 
 def test_without_scikit_learn_it_says_what_to_install(torch_runner, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.model_selection", None)
-    with pytest.raises(InputError, match=r"pip install gpt2kit\[probes\]"):
+    with pytest.raises(MissingPackageError, match=r"pip install gpt2kit\[probes\]"):
         linear_probe(torch_runner, random_prompts(8), [0, 1] * 4, tap=TAP)
 
 
