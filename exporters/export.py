@@ -5,12 +5,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
 import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,9 +16,11 @@ import onnx_ir
 import torch
 
 from exporters.engine.devices import cuda_problems
-from exporters.file.external import seal
+from exporters.file.drafts import draft_folder, sweep
+from exporters.file.external import entries, files_of, read_graph, seal
 from exporters.file.metadata import FileMetadata
 from exporters.file.names import as_path, data_file, parity_file, sidecar_folder
+from exporters.file.placing import check_free, check_target, place
 from exporters.parity.report import Report
 from exporters.parity.verify import check
 from exporters.sidecars.hugging_face import new_sidecars
@@ -30,8 +29,9 @@ from exporters.tracing.plan import DEFAULT_OPSET, Plan
 from exporters.tracing.quantize import pack
 from exporters.tracing.trace import trace
 from gpt2kit.checks import check_flag, check_function
-from gpt2kit.errors import ExportError, InputError
+from gpt2kit.errors import ExportError, GPT2KitError, InputError
 from gpt2kit.taps import resolve
+from gpt2kit.torch_engine.digest import weights_sha256
 from gpt2kit.torch_engine.dtypes import DTYPES, on_cpu, rounded
 from gpt2kit.torch_engine.runner import TorchRunner
 
@@ -69,7 +69,8 @@ def export_onnx(
     opset: version of the ONNX operators, 18 to 24.
     edits_required: make the inputs of edits required, for clients that do not see optional inputs.
     external_data: put the weights into `{path}_data`; they always go there above 2 GB.
-    overwrite: replace the config or tokenizer of another model in the same folder.
+    overwrite: replace an export of other weights, and the config and tokenizer of another model.
+        An export of the same weights is replaced without.
     on_progress: called with the name of each stage when it begins.
 
     Returns the parity report. Raises ParityError if torch and ONNX disagree, ExportError if the
@@ -83,18 +84,18 @@ def export_onnx(
     plan = Plan(names, editable, profile, dtype, quantize, opset, edits_required)
     plan.check(runner.config)
     _check_device(plan)
-    sidecars = new_sidecars(runner, sidecar_folder(target), overwrite)
+    sidecars = _sidecars_for(runner, target, overwrite)
     begin = on_progress or (lambda stage: None)
-    with _draft_folder(target) as folder:
-        draft = folder / target.name
+    with draft_folder(target) as folder:
+        draft = folder / "beside" / target.name
         metadata = _write_draft(runner, plan, draft, external_data, begin)
         for name, text in sidecars.items():
-            (folder / name).write_text(text, encoding="utf-8")
+            (folder / "sidecars" / name).write_text(text, encoding="utf-8")
         begin("checking against torch")
         report = check(runner, draft, "cuda" if dtype == "bfloat16" else "cpu")
         report.raise_if_failed()
         _add_proof(draft, metadata, report)
-        _place(folder, target, sidecars)
+        place(folder, target, _obsolete(target, draft))
     return report
 
 
@@ -110,16 +111,39 @@ def _check_types(
     check_function("on_progress", on_progress)
 
 
-def check_target(target: Path) -> None:
-    """Raise ExportError if a file of this name cannot be written."""
-    if target.suffix != ".onnx":
-        raise ExportError(f"{target}: give a file name that ends in .onnx")
-    if target.is_dir():
-        raise ExportError(f"{target}: is a folder; give a file name")
-    if not target.parent.is_dir():
-        raise ExportError(f"{target}: the folder {target.parent} does not exist")
-    if not os.access(target.parent, os.W_OK):
-        raise ExportError(f"{target}: the folder {target.parent} cannot be written to")
+def _sidecars_for(runner: TorchRunner, target: Path, overwrite: bool) -> dict[str, str]:
+    """The files for other clients to write: name -> content.
+
+    Raises ExportError if the export would replace something that it may not.
+    """
+    sweep(target.parent)  # first: it may bring back an older file
+    if not overwrite:
+        _check_older(runner, target)
+    home = sidecar_folder(target)
+    sidecars = new_sidecars(runner, home, overwrite)
+    check_free([data_file(target), parity_file(target), *(home / name for name in sidecars)])
+    return sidecars
+
+
+def _check_older(runner: TorchRunner, target: Path) -> None:
+    """Raise ExportError if the export would replace anything but a file of the same weights."""
+    older = [file for file in (target, data_file(target)) if file.exists()]
+    if older and not (older[0] == target and _has_weights_of(runner, target)):
+        raise ExportError(
+            f"{older[0]}: an export of other weights, or a file that gpt2kit did not make; choose "
+            "another name, or allow overwriting"
+        )
+
+
+def _has_weights_of(runner: TorchRunner, path: Path) -> bool:
+    """Whether an exported file was made from the runner's weights, in whatever form."""
+    try:
+        graph = read_graph(path)
+        found = FileMetadata.from_metadata(entries(graph) if graph else {}, path)
+        dtype = DTYPES[found.dtype]
+    except (GPT2KitError, KeyError, OSError):
+        return False
+    return found.weights_sha256 == weights_sha256(runner.model, rounded=dtype)
 
 
 def _check_device(plan: Plan) -> None:
@@ -129,20 +153,6 @@ def _check_device(plan: Plan) -> None:
             "bfloat16 runs on CUDA alone and cannot be checked here, where "
             f"{problems[0]}; export float16, or export where there is a GPU"
         )
-
-
-@contextlib.contextmanager
-def _draft_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder beside the target, so that moving files from it cannot fail halfway.
-
-    Errors of the file system become one ExportError.
-    """
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
-            yield Path(folder)
-    except OSError as error:
-        reason = "the disk is full" if error.errno == errno.ENOSPC else str(error)
-        raise ExportError(f"{target}: not written: {reason}") from error
 
 
 def _write_draft(
@@ -194,16 +204,10 @@ def _append_metadata(path: Path, written: FileMetadata, complete: FileMetadata) 
         file.write(extra.SerializeToString())
 
 
-def _place(folder: Path, target: Path, sidecars: Iterable[str]) -> None:
-    """Move the finished files to where they belong.
-
-    The model comes last, so that its weights and sidecars are there as soon as it appears.
-    """
-    made = sorted(folder.iterdir(), key=lambda file: file.name == target.name)
-    replaced = target.exists()
-    for file in made:
-        home = sidecar_folder(target) if file.name in sidecars else target.parent
-        file.replace(home / file.name)
-    data = data_file(target)
-    if replaced and data.name not in [file.name for file in made]:
-        data.unlink(missing_ok=True)  # the weights of the replaced file
+def _obsolete(target: Path, draft: Path) -> list[str]:
+    """Names of the older file's data, where the new file has none of that name."""
+    ours = {data_file(target).name, f"{target.name}.data"}  # the second: of the first versions
+    older = (
+        {file.name for file in files_of(target, read_graph(target))} if target.exists() else set()
+    )
+    return sorted((ours & older) - {file.name for file in draft.parent.iterdir()})

@@ -39,6 +39,11 @@ def read_graph(path: Path) -> onnx.ModelProto | None:
         return None
 
 
+def entries(model: onnx.ModelProto) -> dict[str, str]:
+    """The metadata of a model: key -> text."""
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
 def files_of(path: Path, model: onnx.ModelProto | None) -> list[Path]:
     """The file itself, then the files of external data that its graph names."""
     places = set() if model is None else _ends(model, path).keys() - {path.name}
@@ -50,7 +55,7 @@ def check_data(path: Path, model: onnx.ModelProto, *, whole: bool = False) -> No
 
     whole: read all of it, to notice changes within its length.
     """
-    stamp = data_stamp({entry.key: entry.value for entry in model.metadata_props}, path)
+    stamp = data_stamp(entries(model), path)
     for place, end in _ends(model, path).items():
         if PurePath(place).is_absolute() or ".." in PurePath(place).parts:
             continue  # onnxruntime refuses it

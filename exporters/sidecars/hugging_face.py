@@ -32,7 +32,7 @@ def new_sidecars(runner: TorchRunner, folder: Path, overwrite: bool) -> dict[str
     Raises ExportError if the folder has files of another model.
     """
     wanted = _sidecars(runner)
-    present = [name for name in wanted if (folder / name).exists()]
+    present = [name for name in wanted if (folder / name).is_file()]
     if overwrite or not present:
         return wanted
     if not _is_same_model(runner, folder):

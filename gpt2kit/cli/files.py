@@ -39,7 +39,7 @@ _plan_options = options(
     click.option(
         "--external-data", is_flag=True, help="Weights in FILE_data (always above 2 GB)."
     ),
-    click.option("--overwrite", is_flag=True, help="Replace the config of another model there."),
+    click.option("--overwrite", is_flag=True, help="Replace files of another model."),
 )  # fmt: skip
 
 
@@ -58,7 +58,8 @@ def export(path: str, model: str, revision: str | None, **plan: Any) -> None:
     The model is traced and compared with torch; FILE appears only if they agree. The exit code is
     1 if they do not.
     """
-    from exporters.export import check_target, export_onnx
+    from exporters.export import export_onnx
+    from exporters.file.placing import check_target
     from gpt2kit import load
 
     check_target(Path(path))  # before the model is loaded

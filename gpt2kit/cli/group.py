@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import click
 
+from gpt2kit.cli.signals import raise_on_signals
 from gpt2kit.cli.terminal import open_streams, show_traceback, write_error, writing
 from gpt2kit.errors import GPT2KitError, InternalError
 from gpt2kit.packages import missing_package
@@ -138,9 +139,10 @@ class CommandGroup(click.Group):
             fail(usage_message(error), error.exit_code)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; bad input exits with 2, a bug with 70."""
+        """Run the command; bad input exits with 2, a bug with 70, a signal with 128 + number."""
         try:
-            return super().invoke(ctx)
+            with raise_on_signals():
+                return super().invoke(ctx)
         except (click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise  # click ends quietly; BrokenPipe: the reader closed early (`| head`)
         except click.ClickException as error:

@@ -4,6 +4,8 @@ import errno
 import hashlib
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -484,7 +486,7 @@ def stop(error):
 def test_an_interrupt_leaves_nothing(folder, traced, monkeypatch, stage):
     monkeypatch.setattr(exporters.export, stage, stop(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
-        export_onnx(traced[0], folder / "out.onnx")
+        export_onnx(traced[0], folder / "out.onnx", overwrite=True)
     assert_untouched(folder)
 
 
@@ -498,7 +500,7 @@ def test_a_full_disk_leaves_nothing_and_is_named(folder, traced, monkeypatch, ex
 
     monkeypatch.setattr(onnx_ir, "save", save_then_fail)
     with pytest.raises(ExportError, match=r"out\.onnx: not written: the disk is full"):
-        export_onnx(traced[0], folder / "out.onnx", external_data=external)
+        export_onnx(traced[0], folder / "out.onnx", overwrite=True, external_data=external)
     assert_untouched(folder)
 
 
@@ -531,7 +533,7 @@ def test_a_failed_parity_check_leaves_nothing(folder, traced, monkeypatch):
     failed = Report(1e-4, ("prefill", "decode"), worst, 1, 1, 0, source="random", dtype="float32")
     monkeypatch.setattr(exporters.export, "check", lambda *_: failed)
     with pytest.raises(ParityError, match=r"part at present\.0\.key in 'decode'") as caught:
-        export_onnx(traced[0], folder / "out.onnx")
+        export_onnx(traced[0], folder / "out.onnx", overwrite=True)
     assert caught.value.exit_code == 1
     assert_untouched(folder)
 
@@ -543,15 +545,17 @@ def test_the_parity_check_sees_a_wrong_trace(folder, traced, monkeypatch):
     wrong = onnx_ir.tensor(value.const_value.numpy() + np.float32(0.1))
     monkeypatch.setattr(value, "const_value", wrong)
     with pytest.raises(ParityError, match=r"part at blocks\.0\.mlp_pre in"):
-        export_onnx(runner, folder / "out.onnx", taps=["blocks.0.mlp_pre"])
+        export_onnx(runner, folder / "out.onnx", overwrite=True, taps=["blocks.0.mlp_pre"])
     assert_untouched(folder)
 
 
-def test_success_replaces_an_older_file(folder, traced):
+def test_success_replaces_an_older_file_and_sweeps_stale_drafts(folder, traced):
     stages = []
-    export_onnx(traced[0], folder / "out.onnx", on_progress=stages.append)
+    (folder / ".other.onnx.abc.draft" / "beside").mkdir(parents=True)
+    export_onnx(traced[0], folder / "out.onnx", overwrite=True, on_progress=stages.append)
     assert stages == ["tracing", "writing", "checking against torch"]
     assert open_onnx(folder / "out.onnx", device="cpu").source.model == "tiny"
+    assert list(folder.glob(".*")) == []
 
 
 # What is refused before any work
@@ -610,7 +614,7 @@ def test_the_config_of_another_model_is_kept(folder, traced):
     other = folder / "config.json"
     other.write_text('{"model_type": "gpt2", "n_layer": 7}')
     with pytest.raises(ExportError, match=r"config\.json belongs to another model"):
-        export_onnx(traced[0], folder / "out.onnx")
+        export_onnx(traced[0], folder / "first.onnx")
     assert json.loads(other.read_text())["n_layer"] == 7
     other.unlink()
     assert_untouched(folder)
@@ -623,7 +627,7 @@ def test_the_config_of_another_model_is_replaced_when_asked_to(folder, traced):
 
 
 def test_a_second_export_of_the_same_model_finds_its_own_files(folder, traced):
-    export_onnx(traced[0], folder / "out.onnx")
+    export_onnx(traced[0], folder / "first.onnx")
     export_onnx(traced[0], folder / "second.onnx")
     assert (folder / "second.onnx").exists()
 
@@ -631,7 +635,7 @@ def test_a_second_export_of_the_same_model_finds_its_own_files(folder, traced):
 def test_an_export_into_the_folder_of_its_checkpoint_keeps_the_config(folder, traced):
     config = json.dumps({**traced[0].config.to_hf(), "initializer_range": 0.5})
     (folder / "config.json").write_text(config)
-    export_onnx(traced[0], folder / "out.onnx")
+    export_onnx(traced[0], folder / "first.onnx")
     assert (folder / "config.json").read_text() == config
     assert (folder / "tokenizer.json").exists()
 
@@ -646,9 +650,87 @@ def test_a_trace_that_fails_is_one_clear_error(traced, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+# What an export replaces
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_a_name_taken_by_a_folder_is_refused_before_anything_is_replaced(
+    traced, tmp_path, monkeypatch, overwrite
+):
+    runner, program = traced
+    monkeypatch.setattr(exporters.export, "trace", lambda *_: program)
+    export_onnx(runner, tmp_path / "out.onnx", external_data=True)
+    names = sorted(file.name for file in tmp_path.iterdir())
+    assert len(names) >= 6
+    for name in names:
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).unlink()
+        (tmp_path / name).mkdir()
+        before = {file.name: file.is_dir() or file.read_bytes() for file in tmp_path.iterdir()}
+        with pytest.raises(ExportError) as caught:
+            export_onnx(runner, tmp_path / "out.onnx", external_data=True, overwrite=overwrite)
+        assert re.search(rf"{name}:? (is a folder|belongs to another model)", str(caught.value))
+        assert before == {
+            file.name: file.is_dir() or file.read_bytes() for file in tmp_path.iterdir()
+        }
+        (tmp_path / name).rmdir()
+        (tmp_path / name).write_bytes(content)
+
+
+def test_an_export_of_other_weights_is_replaced_only_when_asked_to(traced, tmp_path, monkeypatch):
+    runner, program = traced
+    monkeypatch.setattr(exporters.export, "trace", lambda *_: program)
+    export_onnx(runner, tmp_path / "out.onnx", external_data=True)
+    before = (tmp_path / "out.onnx").read_bytes()
+    model = random_model(runner.config)
+    model.h[0].mlp.c_fc.bias[0] += 1
+    other = TorchRunner(model, byte_tokenizer(), Source("tiny"))
+    with pytest.raises(ExportError, match=r"out\.onnx: an export of other weights, .* overwriting"):
+        export_onnx(other, tmp_path / "out.onnx")
+    assert (tmp_path / "out.onnx").read_bytes() == before
+    export_onnx(runner, tmp_path / "out.onnx")  # the same weights in another form
+    assert not (tmp_path / "out.onnx_data").exists()
+
+
+@pytest.mark.parametrize("name", ["out.onnx", "out.onnx_data"])
+@pytest.mark.parametrize("content", [b"", b"something else"])
+def test_a_file_that_is_not_ours_is_replaced_only_when_asked_to(
+    traced, tmp_path, monkeypatch, name, content
+):
+    runner, program = traced
+    monkeypatch.setattr(exporters.export, "trace", lambda *_: program)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ExportError, match=rf"{name}: .* gpt2kit did not make"):
+        export_onnx(runner, tmp_path / "out.onnx", external_data=True)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {name: content}
+    export_onnx(runner, tmp_path / "out.onnx", external_data=True, overwrite=True)
+    assert inspect_onnx(tmp_path / "out.onnx").proof == "as written"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_the_same_weights_are_known_in_any_dtype(dtype, tmp_path, monkeypatch, exported):
+    runner, path = exported(dtype=dtype)
+    copy = Path(shutil.copyfile(path, tmp_path / "out.onnx"))
+    exporters.export._check_older(runner, copy)
+    with pytest.raises(ExportError, match="an export of other weights"):
+        exporters.export._check_older(tiny_runner(n_inner=40), copy)
+
+
 def test_a_replaced_file_takes_its_data_along(traced, tmp_path, monkeypatch):
     runner, program = traced
     monkeypatch.setattr(exporters.export, "trace", lambda *_: program)
     for external in (True, False):
         export_onnx(runner, tmp_path / "out.onnx", external_data=external)
         assert (tmp_path / "out.onnx_data").exists() == external
+
+
+def test_a_replaced_file_takes_data_of_the_older_name_along(traced, tmp_path, monkeypatch):
+    runner, program = traced
+    monkeypatch.setattr(exporters.export, "trace", lambda *_: program)
+    with monkeypatch.context() as patch:
+        patch.setattr(exporters.export, "data_file", lambda path: path.with_name("out.onnx.data"))
+        export_onnx(runner, tmp_path / "out.onnx", external_data=True)
+    (tmp_path / "other.onnx.data").write_bytes(b"of another file")
+    export_onnx(runner, tmp_path / "out.onnx", external_data=True)
+    names = {file.name for file in tmp_path.iterdir() if "data" in file.name}
+    assert names == {"out.onnx_data", "other.onnx.data"}

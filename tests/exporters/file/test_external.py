@@ -5,41 +5,20 @@ import json
 import os
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-import torch
 
-from exporters import export_onnx, inspect_onnx, open_onnx, verify
+from exporters import inspect_onnx, open_onnx, verify
 from exporters.file import external
 from exporters.file.metadata import DataStamp, data_stamp
-from gpt2kit import TorchRunner
 from gpt2kit.errors import EngineError
-from gpt2kit.runner import Source
-from tests.conftest import CONFIG, byte_tokenizer, close, random_model, write_checkpoint
+from tests.conftest import close, write_checkpoint
+from tests.exporters.file.conftest import SMALL, small_runner
 
-SMALL = replace(CONFIG, n_layer=1, n_positions=20)
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX files")
-
-
-def small_runner(bias: float = 0.0) -> TorchRunner:
-    """A model of one layer. bias: added to one number of its weights."""
-    model = random_model(SMALL)
-    with torch.no_grad():
-        model.wpe.weight[0, 0] += bias
-    return TorchRunner(model, byte_tokenizer(), Source("small"))
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory) -> tuple[Path, Path]:
-    """Two folders with `m.onnx` and its data. The models differ in one number."""
-    folders = tuple(tmp_path_factory.mktemp("pair") for _ in range(2))
-    for folder, bias in zip(folders, (0.0, 1.0), strict=True):
-        export_onnx(small_runner(bias), folder / "m.onnx", external_data=True)
-    return folders
 
 
 @pytest.fixture

@@ -9,6 +9,8 @@ from dataclasses import replace
 
 import pytest
 
+from exporters.file.drafts import sweep
+from gpt2kit.cli.signals import raise_on_signals
 from gpt2kit.errors import ExportError, InputError
 from tests.conftest import CONFIG, byte_tokenizer, write_checkpoint
 from tests.gpt2kit.cli.support import FULL, POSIX, assert_one_line, process, run
@@ -123,3 +125,66 @@ def test_a_bug_is_one_line_and_exits_70(folder, monkeypatch):
     message = "unexpected ZeroDivisionError: oh no .--debug shows where"
     assert_one_line(result.exit_code, result.stdout, result.stderr, message, exit_code=70)
     assert isinstance(run("--debug", "lens", "x", "--model", folder).exception, ZeroDivisionError)
+
+
+# Signals while a file is being written
+
+
+def exporting(folder: str, *, until: str) -> subprocess.Popen:
+    """A process of `gpt2kit export` that has begun a stage; it writes ./out.onnx."""
+    command = [sys.executable, "-m", "gpt2kit.cli", "export", "--onnx", "out.onnx"]
+    export = subprocess.Popen([*command, "--model", folder], stderr=subprocess.PIPE, text=True)
+    for line in export.stderr:
+        if line.startswith(until):
+            return export
+    raise AssertionError(f"no stage {until!r}")
+
+
+@POSIX
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "name", "code"),
+    [
+        ("tracing", "SIGTERM", 143),
+        ("tracing", "SIGHUP", 129),
+        ("tracing", "SIGINT", 1),
+        ("checking", "SIGTERM", 143),
+    ],
+)
+def test_a_signal_leaves_no_draft(folder, tmp_path, stage, name, code):
+    export = exporting(folder, until=stage)
+    assert [file.name[:10] for file in tmp_path.iterdir()] == [".out.onnx."]
+    export.send_signal(getattr(signal, name))
+    _, stderr = export.communicate(timeout=60)
+    assert export.returncode == code, stderr
+    assert "Traceback" not in stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@POSIX
+@pytest.mark.slow
+def test_the_draft_of_a_killed_process_is_swept_and_that_of_a_live_one_is_not(folder, tmp_path):
+    export = exporting(folder, until="tracing")
+    export.send_signal(signal.SIGSTOP)
+    sweep(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1
+    export.kill()
+    export.communicate(timeout=60)
+    assert len(list(tmp_path.iterdir())) == 1
+    sweep(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@POSIX
+def test_a_signal_that_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `nohup` does
+    try:
+        with raise_on_signals():
+            os.kill(os.getpid(), signal.SIGHUP)
+            with pytest.raises(SystemExit) as caught:
+                os.kill(os.getpid(), signal.SIGTERM)
+        assert caught.value.code == 143
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
