@@ -152,6 +152,12 @@ def prepare(
     return batch
 
 
+def token_rows(ids: Ids, lengths: ArrayLike | None) -> list[list[int]]:
+    """The tokens of each row, without padding. Raises InputError as `prepare` does."""
+    rows, sizes = _padded(ids, lengths)
+    return [row[:size].tolist() for row, size in zip(rows, sizes, strict=True)]
+
+
 def check_stream(resid: Any, config: GPT2Config) -> Floats:
     """Return a residual stream (batch, pos, d_model) that fits the context. Raises InputError."""
     stream = check_numbers("resid", resid)

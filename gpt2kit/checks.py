@@ -8,15 +8,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpt2kit.defaults import Default
 from gpt2kit.errors import InputError
 
 
 def check_integer(name: str, value: Any, low: int | None = 1, high: int | None = None) -> int:
     """Return an integer from `low` to `high`, both included; None is no bound.
 
-    Raises InputError unless `value` is an int or a numpy integer in that range. Booleans and
-    floats are refused, even 3.0.
+    A `Default` above `high` becomes `high`. Raises InputError unless `value` is an int or a numpy
+    integer in that range. Booleans and floats are refused, even 3.0.
     """
+    if isinstance(value, Default) and high is not None and value > high:
+        value = high
     if not _is_integer(value):
         raise InputError(f"{name} = {short(value)} must be an integer, got {type(value).__name__}")
     if (low is not None and value < low) or (high is not None and value > high):
@@ -29,7 +32,8 @@ def check_integer(name: str, value: Any, low: int | None = 1, high: int | None =
 
 def check_top_k(top_k: Any, vocab_size: int, low: int = 1, name: str = "top_k") -> int:
     """Return how many of the largest logits to keep: `low` to the vocabulary size."""
-    if _is_integer(top_k) and not low <= top_k <= vocab_size:
+    given = _is_integer(top_k) and not isinstance(top_k, Default)
+    if given and not low <= top_k <= vocab_size:
         raise InputError(
             f"{name} = {top_k} must be from {low} to {vocab_size}, the size of the vocabulary"
         )

@@ -49,8 +49,11 @@ def row_of_ids(ids: Any) -> Ints:
     return row.astype(np.int64)
 
 
-def encode(runner: Runner, prompt: str) -> list[int]:
-    """Token ids of a text. Raises InputError if it is empty or does not fit the context."""
+def encode(runner: Runner, prompt: str, *, window: int | None = None) -> list[int]:
+    """Token ids of a text. Raises InputError if it is empty or does not fit the context.
+
+    window: with one (see `gpt2kit.generate`), the text may be longer than the context.
+    """
     if not isinstance(prompt, str):
         raise InputError(f"a prompt must be text, got {type(prompt).__name__}; one at a time")
     if runner.tokenizer is None:
@@ -60,7 +63,7 @@ def encode(runner: Runner, prompt: str) -> list[int]:
     ids = runner.tokenizer.encode(prompt)
     if not ids:
         raise InputError("the prompt is empty; give some text (or <|endoftext|> to start from)")
-    if len(ids) > runner.config.n_positions:
+    if window is None and len(ids) > runner.config.n_positions:
         raise InputError(
             f"the prompt has {len(ids)} tokens, the context holds {runner.config.n_positions}; "
             "shorten it"

@@ -90,7 +90,7 @@ def tiled(
 
     vectors: number of vectors in one tile.
     """
-    check_top_k(top_k, config.vocab_size)
+    top_k = check_top_k(top_k, config.vocab_size)
     resid = check_residual(resid, config.n_embd)
     shape = resid.shape[:-1]
     groups, reference = _grouped(resid, reference, config.n_embd)

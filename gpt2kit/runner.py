@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from gpt2kit.batch import Ids, KVCache
 from gpt2kit.config import GPT2Config
+from gpt2kit.defaults import Default
 from gpt2kit.readout import Floats, Ints, Readout
 from gpt2kit.taps import TapDict
 from gpt2kit.tokenizer import Tokenizer
@@ -98,7 +99,7 @@ class Runner(Protocol):
         self,
         resid: Floats,
         *,
-        top_k: int = 5,
+        top_k: int = Default(5),
         targets: ArrayLike | None = None,
         reference: Floats | None = None,
     ) -> Readout:

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 
 from gpt2kit.batch import Ids, KVCache, RunInput, cache_length, check_run
 from gpt2kit.config import GPT2Config
+from gpt2kit.defaults import Default
 from gpt2kit.edit_arrays import affine
 from gpt2kit.errors import TapError
 from gpt2kit.logits import largest
@@ -105,7 +106,7 @@ class FakeRunner:
         self,
         resid: Floats,
         *,
-        top_k: int = 5,
+        top_k: int = Default(5),
         targets: ArrayLike | None = None,
         reference: Floats | None = None,
     ) -> Readout:

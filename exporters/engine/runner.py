@@ -25,6 +25,7 @@ from exporters.file.names import sidecar_folder
 from exporters.file.stored_weights import StoredWeights
 from gpt2kit.batch import Ids, KVCache, cache_length, check_run
 from gpt2kit.checks import check_integer
+from gpt2kit.defaults import Default
 from gpt2kit.errors import EngineError
 from gpt2kit.logits import largest
 from gpt2kit.readout import Floats, Readout, check_residual, tiled
@@ -164,7 +165,7 @@ class OnnxRunner:
         self,
         resid: Floats,
         *,
-        top_k: int = 5,
+        top_k: int = Default(5),
         targets: ArrayLike | None = None,
         reference: Floats | None = None,
     ) -> Readout:

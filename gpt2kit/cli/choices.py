@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from gpt2kit.defaults import Default
+
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 EXPORT_DTYPES = ("float32", "float16", "bfloat16")
 DEVICES = ("auto", "cpu", "cuda")
@@ -25,7 +27,9 @@ class AsciiInteger(click.types.IntParamType):
     """An integer in the digits 0 to 9; Python's `int` also reads digits of other scripts."""
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        """Read the number, or fail as click does."""
+        """Read the number, or fail as click does. A default stays as it is."""
+        if isinstance(value, Default):
+            return value
         return super().convert(_ascii(self, value, param, ctx), param, ctx)
 
 
@@ -37,7 +41,15 @@ class AsciiNumber(click.types.FloatParamType):
         return super().convert(_ascii(self, value, param, ctx), param, ctx)
 
 
-INTEGER, NUMBER = AsciiInteger(), AsciiNumber()
+class IntegerOrAll(AsciiInteger):
+    """An integer, or the word "all", which is 0."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Read the number or the word, or fail as click does."""
+        return 0 if value == "all" else super().convert(value, param, ctx)
+
+
+INTEGER, NUMBER, INTEGER_OR_ALL = AsciiInteger(), AsciiNumber(), IntegerOrAll()
 
 
 def _ascii(kind: click.ParamType[Any], value: Any, param: Any, ctx: Any) -> Any:

@@ -64,5 +64,5 @@ def _continuation(
         ids=ids,
         tokens=token_texts(runner, ids),
         options=options,
-        **prompt_header(runner, np.asarray(encode(runner, prompt))),
+        **prompt_header(runner, np.asarray(encode(runner, prompt, window=options.get("window")))),
     )

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gpt2kit.cli.choices import INTEGER, NUMBER
+from gpt2kit.cli.choices import INTEGER, INTEGER_OR_ALL, NUMBER
 from gpt2kit.cli.group import example_command
 from gpt2kit.cli.options import EngineChoice, options, runner_options, text_of
 from gpt2kit.cli.output import DataFormat, output_options, print_json
 from gpt2kit.cli.progress import show_status
 from gpt2kit.cli.terminal import print_rich, write, write_csv
+from gpt2kit.defaults import Default
 from gpt2kit.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
 _sampling_options = options(
     click.option(
-        "-n", "--max-new-tokens", type=INTEGER, default=40, show_default=True,
-        help="How many tokens to add.",
+        "-n", "--max-new-tokens", type=INTEGER, default=Default(40), show_default=True,
+        help="How many tokens to add; by default fewer where the context is full.",
     ),
     click.option("--greedy", is_flag=True, help="Always take the likeliest token."),
     click.option(
@@ -30,12 +31,24 @@ _sampling_options = options(
         help="Above 0; a low one prefers likely tokens.",
     ),
     click.option(
-        "--top-k", type=INTEGER, default=50, show_default=True,
-        help="Draw from this many of the likeliest tokens.",
+        "--top-k", type=INTEGER_OR_ALL, default=Default(50), show_default=True,
+        metavar="INTEGER|all", help="Draw from this many of the likeliest tokens.",
     ),
     click.option(
         "--top-p", type=NUMBER, default=1.0, show_default=True,
         help="Draw from the likeliest tokens that together have this probability.",
+    ),
+    click.option(
+        "--repetition-penalty", type=NUMBER, default=1.0, show_default=True,
+        help="Above 1, tokens of the text become less likely.",
+    ),
+    click.option(
+        "--no-repeat-ngram-size", type=INTEGER, default=0, show_default=True, metavar="N",
+        help="Say no N tokens in a row twice.",
+    ),
+    click.option(
+        "--window", type=INTEGER, metavar="N",
+        help="Go on past the context: read the last N tokens of the text.",
     ),
     click.option("--seed", type=INTEGER, help="The same seed gives the same text."),
     click.option("--stop", multiple=True, metavar="TEXT", help="Stop before TEXT; repeatable."),

@@ -10,13 +10,14 @@ from gpt2kit.cli.options import EngineChoice, bos_option, given, runner_options,
 from gpt2kit.cli.output import DataFormat, output_options, print_json
 from gpt2kit.cli.progress import show_status
 from gpt2kit.cli.terminal import print_rich, write_csv
+from gpt2kit.defaults import Default
 from gpt2kit.errors import InputError
 
 
 @example_command("gpt2kit heads", 'gpt2kit heads --prompt "the cat sat on the mat"')
 @click.option("--prompt", metavar="TEXT", help="Score on this text; '-' reads standard input.")
 @click.option(
-    "--length", type=INTEGER, default=50, show_default=True,
+    "--length", type=INTEGER, default=Default(50), show_default=True,
     help="Without --prompt: how many random tokens to repeat.",
 )  # fmt: skip
 @runner_options

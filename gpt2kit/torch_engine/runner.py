@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gpt2kit.batch import Batch, Ids, KVCache, cache_length, check_run, check_stream
 from gpt2kit.checks import check_flag, check_integer
+from gpt2kit.defaults import Default
 from gpt2kit.edit_arrays import Chunk
 from gpt2kit.errors import InputError
 from gpt2kit.model import GPT2, Hooks, at_least_float32
@@ -166,7 +167,7 @@ class TorchRunner:
         self,
         resid: Floats,
         *,
-        top_k: int = 5,
+        top_k: int = Default(5),
         targets: ArrayLike | None = None,
         reference: Floats | None = None,
     ) -> Readout:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpt2kit.checks import check_top_k
+from gpt2kit.defaults import Default
 from gpt2kit.edits import Edit
 from gpt2kit.errors import InputError
-from gpt2kit.generation import generate
+from gpt2kit.generation import check_window, generate
 from gpt2kit.logits import log_softmax
 from gpt2kit.prompts import encode
 from gpt2kit.readout import Floats
@@ -73,7 +74,7 @@ def edit_effect(
     prompt: str,
     edits: Edit | str | Sequence[Edit | str],
     *,
-    shown: int = 5,
+    shown: int = Default(5),
     seed: int | None = None,
     **options: Any,
 ) -> EditEffect:
@@ -87,8 +88,10 @@ def edit_effect(
     edits that do not fit.
     """
     parsed = _parse(edits)
-    ids = encode(runner, prompt)
-    check_top_k(shown, runner.config.vocab_size, name="shown")
+    window = options.get("window")
+    check_window(window, runner.config)
+    ids = encode(runner, prompt, window=window)[-(window or 0) :]
+    shown = check_top_k(shown, runner.config.vocab_size, name="shown")
     seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
     sides: tuple[list[Edit], list[Edit]] = [], parsed
     texts = [generate(runner, prompt, edits=side, seed=seed, **options) for side in sides]

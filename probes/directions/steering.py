@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpt2kit.defaults import Default
 from gpt2kit.errors import InputError
 from gpt2kit.generation import generate
 from gpt2kit.printable import printable
@@ -56,7 +57,7 @@ def steer(
     direction: Direction,
     strengths: float | Sequence[float],
     *,
-    max_new_tokens: int = 30,
+    max_new_tokens: int = Default(30),
     greedy: bool = True,
     seed: int | None = 0,
 ) -> Steered:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpt2kit.checks import check_top_k
+from gpt2kit.defaults import Default
 from gpt2kit.logits import largest
 from gpt2kit.printable import printable
 from gpt2kit.prompts import Token, token_id, token_texts
@@ -82,7 +83,7 @@ class CircuitTokens(ModelResult):
 
 
 def ov_top_tokens(
-    runner: Runner, layer: int, head: int, token: Token, *, top_k: int = 10
+    runner: Runner, layer: int, head: int, token: Token, *, top_k: int = Default(10)
 ) -> CircuitTokens:
     """The tokens that a head promotes when it attends to `token` alone: a row of OV, see above.
 
@@ -98,7 +99,7 @@ def ov_top_tokens(
 
 
 def qk_top_tokens(
-    runner: Runner, layer: int, head: int, token: Token, *, top_k: int = 10
+    runner: Runner, layer: int, head: int, token: Token, *, top_k: int = Default(10)
 ) -> CircuitTokens:
     """The keys that a head attends to when `token` is the query: a row of QK, see above.
 
@@ -130,7 +131,7 @@ def _top(
     runner: Runner, circuit: str, layer: int, head: int, row: int, values: Floats, top_k: int
 ) -> CircuitTokens:
     """The top_k of values (vocab,), joined to the token `row`."""
-    best, ids = largest(values, top_k)
+    best, ids = largest(values, min(top_k, len(values)))
     token, *tokens = token_texts(runner, np.array([row, *ids]))
     return CircuitTokens(
         **model_header(runner), circuit=circuit, layer=layer, head=head, token=token, ids=ids,

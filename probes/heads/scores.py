@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpt2kit.checks import check_choice, check_integer
+from gpt2kit.defaults import Default
 from gpt2kit.errors import InputError
 from gpt2kit.progress import OnProgress, Progress
 from gpt2kit.prompts import Prompt, counted, prompt_ids
@@ -71,7 +72,7 @@ def head_scores(
     runner: Runner,
     *,
     prompt: Prompt | None = None,
-    length: int = 50,
+    length: int = Default(50),
     batch: int = 4,
     seed: int = 0,
     on_progress: OnProgress | None = None,
@@ -87,7 +88,8 @@ def head_scores(
     """
     config, start = runner.config, 1
     if prompt is None:
-        ids, start = _repeated(runner, batch, length, seed), length
+        ids = _repeated(runner, batch, length, seed)
+        start = length = ids.shape[1] // 2
         what = f"{batch} x {length} random tokens, said twice"
     else:
         ids = prompt_ids(runner, prompt)[None]
@@ -104,6 +106,8 @@ def head_scores(
 
 def _repeated(runner: Runner, batch: int, length: int, seed: int) -> Ints:
     """(batch, 2 * length) random tokens said twice. Raises InputError if they do not fit."""
+    if isinstance(length, Default):
+        length = min(length, runner.config.n_positions // 2, runner.config.vocab_size)
     check_integer("length", length)
     check_integer("batch", batch)
     check_integer("seed", seed, low=0)

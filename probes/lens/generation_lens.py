@@ -118,7 +118,7 @@ def generation_lens(
     options: the options of `gpt2kit.generate` for one prompt: max_new_tokens, greedy, seed, ….
     Raises InputError and EditError as `generate` does.
     """
-    ids = np.array(encode(runner, prompt))  # first, for its errors
+    ids = np.array(encode(runner, prompt, window=options.get("window")))  # first, for its errors
     check_function("on_step", on_step)
     rows = residual_stream(runner.config.n_layer)
     steps: list[Step] = []

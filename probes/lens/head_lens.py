@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpt2kit.checks import check_top_k
+from gpt2kit.defaults import Default
 from gpt2kit.prompts import (
     Prompt,
     Selection,
@@ -106,7 +107,7 @@ def head_lens(
     layer: int,
     head: int,
     *,
-    top_k: int = 5,
+    top_k: int = Default(5),
     targets: Targets = (),
     positions: Selection = None,
 ) -> HeadLens:
@@ -117,7 +118,7 @@ def head_lens(
     """
     tap, layer = tap_at(runner.config, layer, "head_out")
     check_head(runner.config, head)
-    check_top_k(top_k, runner.config.vocab_size)
+    top_k = check_top_k(top_k, runner.config.vocab_size)
     ids, wanted = prompt_ids(runner, prompt), token_ids(runner, targets, "targets")
     columns = select(positions, len(ids), "positions")
     run = runner.run(ids, taps=[tap], last_only=True, top_k=1)

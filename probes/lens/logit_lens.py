@@ -7,6 +7,7 @@ through the final layer norm, with a scale of its own, and the unembedding.
 from __future__ import annotations
 
 from gpt2kit.checks import check_choice
+from gpt2kit.defaults import Default
 from gpt2kit.prompts import Prompt, Selection
 from gpt2kit.runner import Runner
 from gpt2kit.taps import residual_stream
@@ -20,7 +21,7 @@ def logit_lens(
     runner: Runner,
     prompt: Prompt,
     *,
-    top_k: int = 5,
+    top_k: int = Default(5),
     targets: Targets = (),
     sites: str = "resid",
     positions: Selection = None,

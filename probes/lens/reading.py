@@ -41,7 +41,7 @@ def read_lens(
     """
     ids = prompt_ids(runner, prompt, prepend_bos=prepend_bos)
     wanted = token_ids(runner, targets, "targets")
-    check_top_k(top_k, runner.config.vocab_size)
+    top_k = check_top_k(top_k, runner.config.vocab_size)
     columns = select(positions, len(ids), "positions")
     following = np.append(ids[1:], -1)[columns]
     resid, own = _streams(runner, ids, rows, columns)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gpt2kit.defaults import Default
 from gpt2kit.errors import InputError
 from gpt2kit.prompts import Prompt, Selection
 from gpt2kit.readout import Floats
@@ -120,7 +121,7 @@ def tuned_lens(
     prompt: Prompt,
     lens: TunedLens,
     *,
-    top_k: int = 5,
+    top_k: int = Default(5),
     targets: Targets = (),
     positions: Selection = None,
     prepend_bos: bool = False,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpt2kit.checks import check_function, check_integer, check_number
+from gpt2kit.defaults import Default
 from gpt2kit.errors import InputError
 from gpt2kit.prompts import Prompt, counted, row_of_ids
 from gpt2kit.readout import Floats, Ints
@@ -30,7 +31,7 @@ def train_tuned_lens(
     *,
     steps: int = 250,
     batch: int = 4,
-    length: int = 128,
+    length: int = Default(128),
     lr: float = 1e-3,
     seed: int = 0,
     on_progress: OnStep | None = None,
@@ -46,11 +47,17 @@ def train_tuned_lens(
     runner = require_torch(runner, "training a tuned lens")
     check_integer("steps", steps)
     check_integer("batch", batch)
-    check_integer("length", length, 1, runner.config.n_positions)
+    whole = isinstance(length, Default)  # a short text is one piece
+    length = check_integer("length", length, 1, runner.config.n_positions)
     check_function("on_progress", on_progress)
     if not check_number("lr", lr) > 0:
         raise InputError(f"lr = {lr} must be above 0")
-    ids = _text_ids(runner, text_or_ids, length)
+    ids = _text_ids(runner, text_or_ids)
+    length = min(length, len(ids)) if whole else length
+    if len(ids) < length:
+        raise InputError(
+            f"the text has {counted(len(ids), 'token')}, one piece is {length}; give more"
+        )
     rng = np.random.default_rng(check_integer("seed", seed, low=0))
 
     def pieces() -> Iterator[Ints]:
@@ -103,18 +110,13 @@ def _stacked(parameters: Iterable[Tensor]) -> Floats:
     return np.stack([parameter.detach().cpu().numpy() for parameter in parameters])
 
 
-def _text_ids(runner: TorchRunner, text_or_ids: Prompt, length: int) -> Ints:
-    """(N,) token ids of a text of any length. Raises InputError if it has fewer than `length`."""
+def _text_ids(runner: TorchRunner, text_or_ids: Prompt) -> Ints:
+    """(N,) token ids of a text of any length."""
     if isinstance(text_or_ids, str):
         if runner.tokenizer is None:
             raise InputError(f"{runner.source} has no tokenizer; give token ids")
         text_or_ids = runner.tokenizer.encode(text_or_ids)
-    ids = row_of_ids(text_or_ids)
-    if len(ids) < length:
-        raise InputError(
-            f"the text has {counted(len(ids), 'token')}, one piece is {length}; give more"
-        )
-    return ids
+    return row_of_ids(text_or_ids)
 
 
 def _layer_streams(model: GPT2, ids: Ints) -> tuple[list[Tensor], Tensor]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpt2kit.defaults import Default
 from gpt2kit.readout import Floats, Ints
 from gpt2kit.result import ModelResult, Row, model_header
 from gpt2kit.runner import Runner
@@ -57,7 +58,9 @@ class NearestTokens(ModelResult):
         return f"NearestTokens({self.source}, neuron {self.layer}.{self.neuron})"
 
 
-def nearest_tokens(runner: Runner, layer: int, neuron: int, *, top_k: int = 10) -> NearestTokens:
+def nearest_tokens(
+    runner: Runner, layer: int, neuron: int, *, top_k: int = Default(10)
+) -> NearestTokens:
     """Cosine similarity of a neuron's weights with the vectors of the tokens.
 
     What it reads is compared with the embedding: its column of W_in times the gain of ln_2, less

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gpt2kit.defaults import Default
 from gpt2kit.readout import Floats, Ints
 from gpt2kit.result import ModelResult, Row, model_header
 from gpt2kit.runner import Runner
@@ -55,7 +56,7 @@ class NeuronLens(ModelResult):
         return f"NeuronLens({self.source}, neuron {self.layer}.{self.neuron})"
 
 
-def neuron_lens(runner: Runner, layer: int, neuron: int, *, top_k: int = 10) -> NeuronLens:
+def neuron_lens(runner: Runner, layer: int, neuron: int, *, top_k: int = Default(10)) -> NeuronLens:
     """The direct effect of a neuron on the logits: W_U ((w - mean(w)) * g).
 
     w is its row of W_out, g the gain of ln_f, * entry by entry. If the final stream's scale

@@ -46,7 +46,7 @@ def find_neuron(runner: Runner, layer: int, neuron: int) -> Neuron:
 
 def top_tokens(runner: Runner, values: Floats, top_k: int) -> tuple[Ints, tuple[str, ...], Floats]:
     """The top_k largest of values (vocab,), largest first: ids, texts, values, each (top_k,)."""
-    check_top_k(top_k, len(values))
+    top_k = check_top_k(top_k, len(values))
     tokenizer_of(runner)  # a list of bare ids would say nothing
     best, ids = largest(values, top_k)
     return ids, token_texts(runner, ids), best

@@ -264,15 +264,29 @@ class Untouched(Script):
         (["a", ""], {}, "the prompt is empty"),
         ([], {}, "no prompts were given"),
         ("x" * 41, {}, "the prompt has 41 tokens, the context holds 40; shorten it"),
-        ("x" * 30, {}, "30 prompt tokens and 40 new ones need 69 positions, the context holds 40"),
-        (["a", "x" * 30], {}, "30 prompt tokens"),
+        (
+            "x" * 30,
+            {"max_new_tokens": 40},
+            "30 prompt tokens and 40 new ones need 69 positions, the context holds 40",
+        ),
+        (["a", "x" * 30], {"max_new_tokens": 12}, "30 prompt tokens"),
         ("a", {"max_new_tokens": 0}, "max_new_tokens = 0 must be at least 1"),
         ("a", {"temperature": 0}, "temperature = 0 must be above 0; .* ask for greedy"),
         ("a", {"temperature": -1.0}, "temperature = -1.0"),
         ("a", {"temperature": float("nan")}, "temperature = nan"),
         ("a", {"temperature": float("inf")}, "temperature = inf"),
-        ("a", {"top_k": 0, "max_new_tokens": 1}, "top_k = 0 must be at least 1"),
+        ("a", {"top_k": -1, "max_new_tokens": 1}, "top_k = -1 must not be negative"),
+        ("a", {"top_k": False}, "top_k = False must be an integer"),
         ("a", {"top_k": VOCAB + 1}, f"top_k = {VOCAB + 1} is more than the vocabulary of {VOCAB}"),
+        ("a", {"repetition_penalty": 0}, "repetition_penalty = 0 must be above 0"),
+        ("a", {"repetition_penalty": -1.5}, "repetition_penalty = -1.5 must be above 0"),
+        ("a", {"repetition_penalty": float("nan")}, "repetition_penalty = nan must be above 0"),
+        ("a", {"repetition_penalty": "2"}, "repetition_penalty = '2' must be a number"),
+        ("a", {"no_repeat_ngram_size": -1}, "no_repeat_ngram_size = -1 must not be negative"),
+        ("a", {"no_repeat_ngram_size": 2.0}, "no_repeat_ngram_size = 2.0 must be an integer"),
+        ("a", {"window": 0}, "window = 0 must be from 1 to 40"),
+        ("a", {"window": 41}, "window = 41 must be from 1 to 40"),
+        ("a", {"window": "all"}, "window = 'all' must be an integer"),
         ("a", {"top_p": 0}, r"top_p = 0 must be in \(0, 1\]"),
         ("a", {"top_p": 1.01}, "top_p = 1.01"),
         ("a", {"top_p": float("nan")}, "top_p = nan"),
@@ -304,7 +318,7 @@ LOGITS = np.log(np.array([0.1, 0.4, 0.05, 0.3, 0.15], np.float32))
 
 
 def pick(sampler, logits) -> np.ndarray:
-    return sampler.pick(*largest(logits, sampler.candidates or logits.shape[-1]))
+    return sampler.pick(*largest(logits, sampler.candidates(logits.shape[-1])))
 
 
 def shares(n=4000, logits=LOGITS, **options) -> np.ndarray:
