@@ -84,7 +84,7 @@ def export_onnx(
     plan = Plan(names, editable, profile, dtype, quantize, opset, edits_required)
     plan.check(runner.config)
     _check_device(plan)
-    sidecars = _sidecars_for(runner, target, overwrite)
+    sidecars = _sidecars_for(runner, target, profile, overwrite)
     begin = on_progress or (lambda stage: None)
     with draft_folder(target) as folder:
         draft = folder / "beside" / target.name
@@ -111,7 +111,9 @@ def _check_types(
     check_function("on_progress", on_progress)
 
 
-def _sidecars_for(runner: TorchRunner, target: Path, overwrite: bool) -> dict[str, str]:
+def _sidecars_for(
+    runner: TorchRunner, target: Path, profile: str, overwrite: bool
+) -> dict[str, str]:
     """The files for other clients to write: name -> content.
 
     Raises ExportError if the export would replace something that it may not.
@@ -120,7 +122,7 @@ def _sidecars_for(runner: TorchRunner, target: Path, overwrite: bool) -> dict[st
     if not overwrite:
         _check_older(runner, target)
     home = sidecar_folder(target)
-    sidecars = new_sidecars(runner, home, overwrite)
+    sidecars = new_sidecars(runner, target, profile, overwrite)
     check_free([data_file(target), parity_file(target), *(home / name for name in sidecars)])
     return sidecars
 

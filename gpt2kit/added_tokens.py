@@ -28,6 +28,7 @@ _NAMED = (
     "mask_token",
 )
 _END_OF_TEXT_BY_DEFAULT = ("bos_token", "eos_token", "unk_token")
+_LIST = "added_tokens_decoder"
 _EXTRA, _OLDER_EXTRA = "extra_special_tokens", "additional_special_tokens"
 _FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
 
@@ -49,7 +50,7 @@ def added_tokens(
     named, extra = _named(settings, file), _extra(settings, file)
     listed = _listed(settings, file)
     if listed is None:
-        older, file = read_object(folder / _MAP), folder / _MAP
+        older, file = _older_settings(folder, settings), folder / _MAP
         named |= _named(older, file)
         more = _extra(older, file)
         if _EXTRA in older:
@@ -66,6 +67,19 @@ def added_tokens(
         if token is not None and str(token) not in texts and token not in new:
             new.append(token)
     return listed, [_special(token) for token in new]
+
+
+def joined_settings(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """The content of tokenizer_config.json, with what only special_tokens_map.json names."""
+    names = (_EXTRA, _OLDER_EXTRA)
+    kept = names if any(settings.get(name) for name in names) else ()
+    older = _older_settings(folder, settings)
+    return settings | {name: value for name, value in older.items() if name not in kept}
+
+
+def _older_settings(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of special_tokens_map.json, if it counts. settings: of tokenizer_config.json."""
+    return {} if _LIST in settings else read_object(folder / _MAP)
 
 
 def _in_order(named: Specials) -> list[GivenToken | None]:
@@ -124,15 +138,14 @@ def _flagged(value: Any, file: Path, where: str) -> AddedToken:
 
 def _listed(settings: Mapping[str, Any], file: Path) -> dict[int, AddedToken] | None:
     """`added_tokens_decoder`, from ids to tokens; None without one."""
-    name = "added_tokens_decoder"
-    if name not in settings:
+    if _LIST not in settings:
         return None
-    if not isinstance(settings[name], dict):
-        raise CheckpointError(f"{file}: {name} = {short(settings[name])} must be a JSON object")
-    pairs = [(key, _flagged(value, file, name)) for key, value in settings[name].items()]
+    if not isinstance(settings[_LIST], dict):
+        raise CheckpointError(f"{file}: {_LIST} = {short(settings[_LIST])} must be a JSON object")
+    pairs = [(key, _flagged(value, file, _LIST)) for key, value in settings[_LIST].items()]
     for key, _ in pairs:
         if not (key.isascii() and key.isdigit() and len(key) < 10):
-            raise CheckpointError(f"{file}: {name}: {short(key)} is not a token id")
+            raise CheckpointError(f"{file}: {_LIST}: {short(key)} is not a token id")
     return _by_id([(int(key), token) for key, token in pairs], file)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 
-from gpt2kit.added_tokens import END_OF_TEXT, added_tokens
+from gpt2kit.added_tokens import END_OF_TEXT, added_tokens, joined_settings
 from gpt2kit.checks import check_integers, check_text, short
 from gpt2kit.errors import CheckpointError, InputError
 from gpt2kit.json_files import read_object
@@ -21,7 +21,8 @@ _GPT2_CLASSES = (None, "GPT2Tokenizer", "GPT2TokenizerFast")
 class Tokenizer:
     """Encodes a text and adds nothing: no BOS, no padding.
 
-    settings: the content of the source's tokenizer_config.json; {} without one.
+    settings: the content of the source's tokenizer_config.json, with the special tokens that only
+        special_tokens_map.json names; {} without these files.
     """
 
     def __init__(
@@ -45,7 +46,8 @@ class Tokenizer:
         if inner is None:
             return None
         settings = read_object(folder / "tokenizer_config.json")
-        return cls(_with_sidecars(inner, folder, settings), settings)
+        inner = _with_sidecars(inner, folder, settings)
+        return cls(inner, joined_settings(folder, settings))
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text; `<|endoftext|>` in it is the one special token.

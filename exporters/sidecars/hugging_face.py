@@ -1,37 +1,59 @@
-"""The files beside an exported model that Hugging Face's libraries read: config and tokenizer."""
+"""The files beside an exported model that other libraries read."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from exporters.file.names import sidecar_folder
+from exporters.sidecars.genai import genai_config
+from exporters.sidecars.generation import generation_config
+from exporters.sidecars.tokenizer_config import tokenizer_config
 from gpt2kit.config import GPT2Config
 from gpt2kit.errors import ExportError, GPT2KitError
 from gpt2kit.tokenizer import Tokenizer
 from gpt2kit.torch_engine.runner import TorchRunner
 
+GENAI = "genai_config.json"  # about one ONNX file; the other sidecars are about the model
 
-def _sidecars(runner: TorchRunner) -> dict[str, str]:
+
+def _sidecars(runner: TorchRunner, target: Path, profile: str) -> dict[str, str]:
     """File name -> content."""
-    config = runner.config
-    ids = {"bos_token_id": config.bos_token_id, "eos_token_id": config.eos_token_id}
-    generation = {"_from_model_config": True, **ids}
-    out = {
-        "config.json": json.dumps(config.to_hf(), indent=2) + "\n",
-        "generation_config.json": json.dumps(generation, indent=2) + "\n",
+    relative = target.absolute().relative_to(sidecar_folder(target).absolute()).as_posix()
+    contents: dict[str, Mapping[str, Any]] = {
+        "config.json": runner.config.to_hf(),
+        "generation_config.json": generation_config(runner),
+        GENAI: genai_config(runner, relative, profile),
     }
     if runner.tokenizer is not None:
-        out["tokenizer.json"] = runner.tokenizer.to_json()
-    return out
+        contents["tokenizer_config.json"] = tokenizer_config(runner, runner.tokenizer)
+    texts = {name: _as_text(name, content) for name, content in contents.items()}
+    if runner.tokenizer is not None:
+        texts["tokenizer.json"] = runner.tokenizer.to_json()
+    return texts
 
 
-def new_sidecars(runner: TorchRunner, folder: Path, overwrite: bool) -> dict[str, str]:
-    """File name -> content of the files to write.
+def _as_text(name: str, content: Mapping[str, Any]) -> str:
+    """JSON. Raises ExportError for NaN and infinity, which only some of its readers know."""
+    try:
+        return json.dumps(content, indent=2, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise ExportError(f"{name}: a setting of the checkpoint is no finite number") from error
 
-    Every file if the folder has no such file, or with `overwrite`; else the missing ones.
+
+def new_sidecars(
+    runner: TorchRunner, target: Path, profile: str, overwrite: bool
+) -> dict[str, str]:
+    """File name -> content of the files to write for the ONNX file `target`.
+
+    Every file if the folder has no such file, or with `overwrite`; else the missing ones, and
+    genai_config.json, which names the file exported last.
     Raises ExportError if the folder has files of another model.
     """
-    wanted = _sidecars(runner)
+    wanted = _sidecars(runner, target, profile)
+    folder = sidecar_folder(target)
     present = [name for name in wanted if (folder / name).is_file()]
     if overwrite or not present:
         return wanted
@@ -40,7 +62,7 @@ def new_sidecars(runner: TorchRunner, folder: Path, overwrite: bool) -> dict[str
             f"{folder / present[0]} belongs to another model; export into a folder of its own, or "
             "allow overwriting"
         )
-    return {name: text for name, text in wanted.items() if name not in present}
+    return {name: text for name, text in wanted.items() if name == GENAI or name not in present}
 
 
 def _is_same_model(runner: TorchRunner, folder: Path) -> bool:

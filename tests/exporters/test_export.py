@@ -227,10 +227,12 @@ def test_files_beside_the_model_are_read_by_other_libraries(exported):
     runner, path = exported()
     assert sorted(file.name for file in path.parent.iterdir()) == [
         "config.json",
+        "genai_config.json",
         "generation_config.json",
         "tiny.onnx",
         "tiny.onnx.parity.json",
         "tokenizer.json",
+        "tokenizer_config.json",
     ]
     config = transformers.GPT2Config.from_pretrained(path.parent)
     assert GPT2Config.from_hf(config.to_dict()) == runner.config
@@ -431,7 +433,8 @@ def test_json_files_lie_above_a_folder_called_onnx(traced, tmp_path, monkeypatch
     beside = {file.name for file in folder.iterdir()}
     assert beside == {"model.onnx", "model.onnx_data", "model.onnx.parity.json"}
     above = {file.name for file in folder.parent.iterdir()} - {"onnx"}
-    assert above == {"config.json", "generation_config.json", "tokenizer.json"}
+    names = ("config", "generation_config", "genai_config", "tokenizer", "tokenizer_config")
+    assert above == {f"{name}.json" for name in names}
     assert open_onnx(given, device="cpu").tokenizer.to_json() == runner.tokenizer.to_json()
     assert inspect_onnx(given).proof == "as written"
     (folder.parent / "tokenizer.json").rename(folder / "tokenizer.json")  # as older exports have it
