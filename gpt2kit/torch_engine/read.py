@@ -18,8 +18,8 @@ from gpt2kit.config import TOKEN_IDS, GPT2Config
 from gpt2kit.errors import CheckpointError, ConfigError
 from gpt2kit.json_files import read_object
 from gpt2kit.model import GPT2
-from gpt2kit.torch_engine.find import WEIGHT_FILES, first_line, weight_files
 from gpt2kit.torch_engine.stored import Stored, own_names
+from gpt2kit.torch_engine.weight_files import WEIGHT_FILES, first_line, weight_files
 from gpt2kit.weight_names import weight_shapes
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)

@@ -8,13 +8,10 @@ import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
-import huggingface_hub
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import errors as hub
 from safetensors.torch import load_file, save_file
 
 import gpt2kit
@@ -387,34 +384,6 @@ def test_a_half_finished_download_is_not_taken_for_a_model(hub_cache):
     index = {"weight_map": {"wte.weight": "model-1-of-2.safetensors"}}
     (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
     refused("shard model-1-of-2.safetensors is missing", "someone/tiny")
-
-
-@pytest.mark.parametrize(
-    ("error", "words"),
-    [
-        (hub.RepositoryNotFoundError, "x/y: no such model on the hub"),
-        (hub.RevisionNotFoundError, "x/y: the hub has no revision 'v1'"),
-        (hub.GatedRepoError, "x/y: "),
-        (hub.HfHubHTTPError, "x/y: cannot be downloaded: 404 Client Error.$"),
-        (TimeoutError, "x/y: cannot be downloaded: TimeoutError"),
-    ],
-)
-def test_what_the_hub_answers_is_told_in_one_line(hub_cache, monkeypatch, error, words):
-    def answer(*_, local_files_only, **__):
-        if local_files_only:
-            raise hub.LocalEntryNotFoundError("not cached")
-        if error is TimeoutError:
-            raise error
-        response = SimpleNamespace(headers={}, request=None)
-        raise error("404 Client Error.\n\nMore lines", response=response)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", answer)
-    refused(words, "x/y", revision="v1")
-
-
-def test_a_hub_repository_without_weights_is_told(hub_cache, monkeypatch, tmp_path):
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path))
-    refused("x/y: the hub .* has no GPT-2 weights under that name", "x/y")
 
 
 @pytest.mark.parametrize(
