@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 import onnx_ir
 
 from exporters.file import mapped
+from exporters.file.agreement import check_agreement
 from exporters.file.external import check_data, files_of, read_graph
 from exporters.file.metadata import FileMetadata
 from exporters.file.names import edit_names, existing, parity_file
@@ -133,15 +135,16 @@ def inspect_onnx(path: str | os.PathLike[str]) -> Inspection:
             raise EngineError(f"{file}: not an ONNX file, or a damaged one")
         check_data(file, graph, whole=True)
         size = sum(part.stat().st_size for part in files_of(file, graph))
-        return _inspection(file, mapped.load_model(file), size)
+        return _inspection(file, graph, mapped.load_model(file), size)
     except GPT2KitError:
         raise
     except Exception as error:  # protobuf's own exceptions
         raise EngineError(f"{file}: not an ONNX file, or a damaged one") from error
 
 
-def _inspection(file: Path, model: onnx_ir.Model, size: int) -> Inspection:
+def _inspection(file: Path, graph: onnx.ModelProto, model: onnx_ir.Model, size: int) -> Inspection:
     meta = FileMetadata.from_metadata(model.metadata_props, file)
+    check_agreement(graph, meta, file)
     if meta.parity is None:
         raise EngineError(f"{file}: has no parity result; make it with `gpt2kit export --onnx`")
     edit_inputs = {name for tap in meta.edits for name in edit_names(tap)}

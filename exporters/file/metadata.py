@@ -72,12 +72,33 @@ def _make_stamp(values: dict[str, Any]) -> DataStamp:
     return DataStamp(**values)
 
 
+def _only_texts(values: dict[str, Any]) -> dict[str, str]:
+    if not all(isinstance(value, str) for value in values.values()):
+        raise ValueError("every value must be text")
+    return values
+
+
+def _whole_summary(values: dict[str, Any]) -> dict[str, Any]:
+    """A summary of a parity report with what `inspect` shows of it."""
+    quantity, error, case = values["worst"]
+    numbers = [error, values["tolerance"], values["cases"]]
+    if cost := values.get("cost"):
+        numbers += [cost["kl"], cost["top1"]]
+    texts = isinstance(quantity, str) and isinstance(case, str)
+    if not (texts and all(isinstance(number, int | float) for number in numbers)):
+        raise ValueError("numbers or texts of the parity summary are of another kind")
+    if not isinstance(values["passed"], bool):
+        raise ValueError("passed must be true or false")
+    return values
+
+
 _decode_stamp = _checked_json(dict, _make_stamp)
 _TEXT = _stored(str, str)
 _OPTIONAL_TEXT = _stored(lambda value: value or "", lambda text: text or None)
 _INTEGER = _stored(str, int)
 _NAMES = _stored(json.dumps, _checked_json(list, lambda names: tuple(map(str, names))))
-_OBJECT = _stored(json.dumps, _checked_json(dict, dict))
+_TEXTS = _stored(json.dumps, _checked_json(dict, _only_texts))
+_SUMMARY = _stored(json.dumps, _checked_json(dict, _whole_summary))
 _STAMP = _stored(lambda stamp: json.dumps(asdict(stamp)), _decode_stamp)
 _CONFIG = _stored(
     lambda config: json.dumps(config.to_hf()), _checked_json(dict, GPT2Config.from_hf)
@@ -111,9 +132,9 @@ class FileMetadata:
     edits: tuple[str, ...] = field(metadata=_NAMES)
     # The first files lack the keys below.
     quantize: str | None = field(default=None, metadata=_OPTIONAL_TEXT)
-    weights: dict[str, str] = field(default_factory=dict, metadata=_OBJECT)
+    weights: dict[str, str] = field(default_factory=dict, metadata=_TEXTS)
     data: DataStamp | None = field(default=None, metadata=_STAMP)
-    parity: dict[str, Any] | None = field(default=None, metadata=_OBJECT)
+    parity: dict[str, Any] | None = field(default=None, metadata=_SUMMARY)
     parity_sha256: str | None = field(default=None, metadata=_TEXT)
 
     @property
@@ -150,7 +171,7 @@ class FileMetadata:
                 if _key(entry) in metadata or _required(entry)
             }
             return cls(**values)
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, TypeError, RecursionError) as error:
             raise EngineError(
                 f"{path}: not made by gpt2kit; make it with `gpt2kit export --onnx`"
             ) from error

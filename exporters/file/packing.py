@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+BITS = {"int8": (8, 8), "int4": (4, 8), "int4-all": (4, 4)}  # of the layers, of the unembedding
 Integers = NDArray[np.uint8]
 
 

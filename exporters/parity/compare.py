@@ -14,12 +14,13 @@ import numpy as np
 import torch
 
 from exporters.engine.runner import OnnxRunner
+from exporters.file.packing import BITS
 from exporters.parity.cases import Case, CaseTokens, cases_for, draw_tokens
 from exporters.parity.cost import Cost, measure_cost
 from exporters.parity.other_client import run_other_client
 from exporters.parity.report import Report
 from exporters.parity.token_rows import TokenRows, token_rows
-from exporters.tracing.quantize import BITS, pack, unpack
+from exporters.tracing.quantize import pack, unpack
 from gpt2kit.batch import KVCache
 from gpt2kit.readout import Floats
 from gpt2kit.result import model_header

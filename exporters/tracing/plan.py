@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from exporters.tracing.quantize import BITS, check_blocks
+from exporters.file.packing import BITS
+from exporters.tracing.quantize import check_blocks
 from gpt2kit.checks import check_flag, check_integer
 from gpt2kit.config import GPT2Config
 from gpt2kit.errors import ExportError

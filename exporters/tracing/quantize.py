@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from torch import nn
 
+from exporters.file.packing import BITS
 from exporters.tracing.packed_modules import PackedLinear, PackedTable
 from gpt2kit.config import GPT2Config
 from gpt2kit.errors import ExportError
 from gpt2kit.model import GPT2, Conv1D
 
-BITS = {"int8": (8, 8), "int4": (4, 8), "int4-all": (4, 4)}  # of the layers, of the unembedding
 SHORTEST_BLOCK = 16  # onnxruntime's limit
 
 

@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from exporters import inspect_onnx, open_onnx
-from exporters.file.metadata import FORMAT, FileMetadata
+from exporters.file.metadata import FORMAT, DataStamp, FileMetadata
 from gpt2kit.errors import ConfigError, EngineError
 from tests.conftest import CONFIG
 
@@ -26,7 +26,13 @@ WHOLE = FileMetadata(
     edits=("blocks.1.z",),
     quantize="int8",
     weights={"h.1.ln_1.bias": "h.0.ln_1.bias"},
-    parity={"passed": True, "worst": ["logits", 1e-6, "prefill"]},
+    data=DataStamp(4096, "ef" * 32),
+    parity={
+        "passed": True,
+        "worst": ["logits", 1e-6, "prefill"],
+        "tolerance": 1e-4,
+        "cases": 7,
+    },
     parity_sha256="cd" * 32,
 )
 
@@ -37,6 +43,7 @@ WHOLE = FileMetadata(
         {},
         {"revision": None, "quantize": None},
         {"parity": None, "parity_sha256": None},
+        {"data": None},
         {"taps": (), "edits": (), "weights": {}},
     ],
 )
@@ -55,10 +62,10 @@ def test_keys_of_other_tools_are_ignored():
 
 def test_the_first_files_are_still_read():
     entries = WHOLE.to_metadata()
-    for key in ("format", "quantize", "weights", "parity_sha256"):
+    for key in ("format", "quantize", "weights", "data", "parity_sha256"):
         del entries[f"gpt2kit.{key}"]
     found = FileMetadata.from_metadata(entries, PATH)
-    assert found == replace(WHOLE, quantize=None, weights={}, parity_sha256=None)
+    assert found == replace(WHOLE, quantize=None, weights={}, data=None, parity_sha256=None)
     assert found.precision == "float32"
 
 
@@ -66,7 +73,7 @@ def test_the_first_files_are_still_read():
 def test_a_missing_key_is_one_error_unless_the_first_files_lack_it(key):
     entries = WHOLE.to_metadata()
     del entries[key]
-    later = ("quantize", "weights", "parity", "parity_sha256")
+    later = ("quantize", "weights", "data", "parity", "parity_sha256")
     if key in [f"gpt2kit.{name}" for name in later]:
         FileMetadata.from_metadata(entries, PATH)
         return
@@ -83,6 +90,13 @@ def test_a_missing_key_is_one_error_unless_the_first_files_lack_it(key):
         ("edits", '"blocks.0.z"'),
         ("opset", "twenty"),
         ("weights", "[1]"),
+        ("weights", '{"wte.weight": ["wte.weight"]}'),
+        ("config", "[" * 100_000),
+        ("data", '{"length": 3}'),
+        ("parity", "{}"),
+        ("parity", '{"passed": 1, "worst": ["logits", 0, ""], "tolerance": 0, "cases": 0}'),
+        ("parity", '{"passed": true, "worst": "abc", "tolerance": 0, "cases": 0}'),
+        ("parity", '{"passed": true, "worst": 3, "tolerance": 0, "cases": 0}'),
         ("parity", "nonsense"),
         ("format", "one"),
         ("format", "٢"),

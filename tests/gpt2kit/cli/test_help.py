@@ -135,8 +135,8 @@ def test_wrong_usage_is_one_line_and_exits_2(args, message):
 
 
 def test_choices_are_those_of_the_library():
+    from exporters.file.packing import BITS
     from exporters.tracing.plan import EXPORT_DTYPES, PROFILES
-    from exporters.tracing.quantize import BITS
     from gpt2kit.torch_engine.dtypes import DTYPES
     from probes.attribution.direct import LEVELS
     from probes.causal.ablation import KINDS

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from exporters import export_onnx, open_onnx
-from exporters.tracing.quantize import BITS, pack, unpack
+from exporters.file.packing import BITS
+from exporters.tracing.quantize import pack, unpack
 from gpt2kit import TorchRunner, load
 from gpt2kit.errors import GPT2KitError, TapError
 from gpt2kit.runner import Source
