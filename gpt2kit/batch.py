@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gpt2kit.checks import (
+    as_int64,
     check_flag,
     check_integer,
     check_integers,
@@ -237,4 +238,4 @@ def _integers(ids: Any) -> Ints:
     if array.size and array.dtype.kind not in "iu":
         kind = short(ids) if array.dtype.kind == "O" else str(array.dtype)
         raise InputError(f"ids must hold integers, got {kind}; encode text first")
-    return array.astype(np.int64)
+    return as_int64(array)

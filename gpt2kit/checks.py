@@ -24,9 +24,8 @@ def check_integer(name: str, value: Any, low: int | None = 1, high: int | None =
         raise InputError(f"{name} = {short(value)} must be an integer, got {type(value).__name__}")
     if (low is not None and value < low) or (high is not None and value > high):
         span = f"be from {low} to {high}" if high is not None else f"be at least {low}"
-        raise InputError(
-            f"{name} = {value} must {'not be negative' if (low, high) == (0, None) else span}"
-        )
+        must = "not be negative" if (low, high) == (0, None) else span
+        raise InputError(f"{name} = {short(value)} must {must}")
     return int(value)
 
 
@@ -34,9 +33,8 @@ def check_top_k(top_k: Any, vocab_size: int, low: int = 1, name: str = "top_k") 
     """Return how many of the largest logits to keep: `low` to the vocabulary size."""
     given = _is_integer(top_k) and not isinstance(top_k, Default)
     if given and not low <= top_k <= vocab_size:
-        raise InputError(
-            f"{name} = {top_k} must be from {low} to {vocab_size}, the size of the vocabulary"
-        )
+        span = f"{low} to {vocab_size}, the size of the vocabulary"
+        raise InputError(f"{name} = {short(top_k)} must be from {span}")
     return check_integer(name, top_k, low, vocab_size)
 
 
@@ -85,6 +83,17 @@ def check_integers(name: str, value: Any) -> NDArray[np.int64]:
     array = _plain_array(name, value, "integers")
     if array.size and array.dtype.kind not in "iu":
         raise InputError(f"{name} must hold integers, got {_kind(array, value)}")
+    return as_int64(array)
+
+
+def as_int64(array: NDArray[Any]) -> NDArray[np.int64]:
+    """An array of integers as int64.
+
+    Unsigned integers beyond int64 become its largest, which is outside of every axis and
+    vocabulary; plain conversion would make them small negative numbers.
+    """
+    if array.dtype == np.uint64:
+        array = np.minimum(array, np.uint64(np.iinfo(np.int64).max))
     return array.astype(np.int64)
 
 
@@ -104,7 +113,10 @@ def check_numbers(name: str, value: Any) -> NDArray[np.floating]:
 
 def short(value: Any) -> str:
     """The repr of a value on one line, at most 60 characters."""
-    text = " ".join(repr(value).split())
+    try:
+        text = " ".join(repr(value).split())
+    except (RecursionError, ValueError):  # deeply nested lists; an integer of 4301 digits
+        text = f"<a {type(value).__name__} too large to show>"
     return text if len(text) <= 60 else f"{text[:59]}…"
 
 

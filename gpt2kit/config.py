@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,8 +78,12 @@ TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _DEFAULT_END = 50256  # `<|endoftext|>` of gpt2; transformers writes it for any vocabulary
 
 
-def _is_positive_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+_LARGEST = 2**31 - 1  # no axis of a GPT-2 is longer, and torch computes with all these sizes
+
+
+def _is_number(value: Any, kinds: tuple[type, ...], largest: float) -> bool:
+    """Whether a value is of these types, above 0, and at most `largest`; NaN and True are not."""
+    return type(value) in kinds and bool(0 < value <= largest)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,21 +111,23 @@ class GPT2Config:
     pad_token_id: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"):
+        for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner"):
             value = getattr(self, name)
-            if not _is_positive_integer(value):
-                raise ConfigError(f"config: {name} = {value!r}; it must be a positive integer")
-        if self.n_inner is not None and not _is_positive_integer(self.n_inner):
-            raise ConfigError(
-                f"config: n_inner = {self.n_inner!r}; it must be a positive integer, or null"
-            )
+            null = ", or null" if name == "n_inner" else ""
+            if not (_is_number(value, (int,), _LARGEST) or (null and value is None)):
+                raise ConfigError(
+                    f"config: {name} = {short(value)}; it must be a positive integer{null}"
+                    + (f", at most {_LARGEST}" if _is_number(value, (int,), math.inf) else "")
+                )
         for name in _SWITCHES:
             if not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"config: {name} = {getattr(self, name)!r}; it must be a boolean")
-        epsilon = self.layer_norm_epsilon
-        if not isinstance(epsilon, int | float) or not epsilon > 0:
+                raise ConfigError(
+                    f"config: {name} = {short(getattr(self, name))}; it must be a boolean"
+                )
+        if not _is_number(self.layer_norm_epsilon, (int, float), _LARGEST):
             raise ConfigError(
-                f"config: layer_norm_epsilon = {epsilon!r}; it must be a number above 0"
+                f"config: layer_norm_epsilon = {short(self.layer_norm_epsilon)}; it must be a "
+                "number above 0, usually 1e-05"
             )
         if self.n_embd % self.n_head:
             raise ConfigError(
@@ -128,7 +135,7 @@ class GPT2Config:
             )
         if self.activation_function not in ACTIVATIONS:
             raise ConfigError(
-                f"config: activation_function = {self.activation_function!r} is not one of "
+                f"config: activation_function = {short(self.activation_function)} is not one of "
                 + ", ".join(ACTIVATIONS)
             )
         self._settle_token_ids()
@@ -163,8 +170,8 @@ class GPT2Config:
         for name, token in [*named, *(("eos_token_id", end) for end in self.end_tokens)]:
             if token is not None and token >= self.vocab_size:
                 raise ConfigError(
-                    f"{where}: {name} = {token} is outside the vocabulary of {self.vocab_size}; "
-                    "correct it, or set it to null"
+                    f"{where}: {name} = {short(token)} is outside the vocabulary of "
+                    f"{self.vocab_size}; correct it, or set it to null"
                 )
 
     @property

@@ -40,7 +40,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gpt2kit.checks import short
+from gpt2kit.checks import as_int64, short
 from gpt2kit.config import GPT2Config
 from gpt2kit.edits import Edit, as_written
 from gpt2kit.errors import EditError
@@ -176,13 +176,14 @@ def _indices(
     absolute = chunk.cached and axis in _POSITIONS
     end = config.n_positions if absolute else size
     given = _slice_bounds(edit, axis, where) if isinstance(where, slice) else _list(edit, axis)
-    if absolute and (given < 0).any():
+    if absolute and any(place < 0 for place in given):
         raise EditError(
             f"{as_written(edit)}: a negative {axis} is ambiguous under a cache, as in generation; "
             "count from 0"
         )
     if isinstance(where, slice):
-        return np.arange(*where.indices(end))
+        return np.array(range(*where.indices(end)), np.int64)
+    given = np.asarray(given)
     if ((given < -end) | (given >= end)).any():
         raise EditError(
             f"{as_written(edit)}: {axis} = {short(where)} is out of range; the size is {end}"
@@ -190,14 +191,14 @@ def _indices(
     return given % end
 
 
-def _slice_bounds(edit: Edit, axis: str, where: slice) -> NDArray[np.int64]:
+def _slice_bounds(edit: Edit, axis: str, where: slice) -> list[int]:
     """Start and stop of a slice, if given. Raises EditError unless its parts are integers."""
     parts = [x for x in (where.start, where.stop, where.step) if x is not None]
     if not all(isinstance(x, int | np.integer) for x in parts):
         raise EditError(f"{as_written(edit)}: {axis} = {where} must be a slice of integers")
     if where.step == 0:
         raise EditError(f"{as_written(edit)}: a range of {axis} with steps of 0 goes nowhere")
-    return np.array([x for x in (where.start, where.stop) if x is not None], np.int64)
+    return [int(x) for x in (where.start, where.stop) if x is not None]
 
 
 def _list(edit: Edit, axis: str) -> NDArray[np.int64]:
@@ -211,7 +212,7 @@ def _list(edit: Edit, axis: str) -> NDArray[np.int64]:
             f"{as_written(edit)}: {axis} must be an integer, a list of integers, or a slice "
             "(np.flatnonzero makes a list of a mask)"
         )
-    return index.astype(np.int64)
+    return as_int64(index)
 
 
 def _block(target: _Target, value: ArrayLike) -> NDArray[np.floating]:

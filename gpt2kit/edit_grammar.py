@@ -29,15 +29,17 @@ from gpt2kit.errors import EditError
 from gpt2kit.taps import LAYER_CHOICE
 
 # Digits are [0-9] throughout: \d would also match the digits of other scripts.
+# Repetitions are possessive (*+) where another repetition follows, so that no text takes long.
 _EDIT = re.compile(
-    r"(?P<tap>[^\s=/]+?)\s*(?:\[(?P<at>(?:[^\[\]]|\[[^\[\]]*\])*=(?:[^\[\]]|\[[^\[\]]*\])*)\])?"
-    r"\s*(?P<op>[-+*]?=)\s*(?P<value>[^\s=].*)"
+    r"(?P<tap>[^\s=/]+?)\s*+"
+    r"(?:\[(?P<at>(?:[^\[\]=]|\[[^\[\]]*+\])*+=(?:[^\[\]]|\[[^\[\]]*+\])*+)\])?"
+    r"\s*+(?P<op>[-+*]?=)\s*+(?P<value>[^\s=].*)"
 )
-_NUMBER = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
+_NUMBER = r"[-+]?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][-+]?[0-9]++)?"
 _VALUE = re.compile(
-    rf"(?P<number>{_NUMBER})|(?:(?P<times>{_NUMBER})\s*\*\s*|(?P<sign>[-+])\s*)?(?P<file>\S.*)"
+    rf"(?P<number>{_NUMBER})|(?:(?P<times>{_NUMBER})\s*+\*\s*+|(?P<sign>[-+])\s*+)?(?P<file>\S.*)"
 )
-_PART = re.compile(r"(?P<axis>\w+)\s*=\s*(?P<where>\[[^\]]*\]|[^,\[\]]+)\s*(?:,\s*|$)")
+_PART = re.compile(r"(?P<axis>\w++)\s*+=\s*+(?P<where>\[[^\]]*+\]\s*+|[^,\[\]]++)(?:,\s*+|$)")
 
 
 Index = int | list[int] | slice
@@ -160,11 +162,14 @@ def _load_array(text: str, file: str) -> NDArray[Any]:
             f"{text!r}: {file!r} is neither a number nor a .npy file (NUMBER * FILE.npy scales one)"
         )
     try:
-        array: NDArray[Any] = np.load(Path(file), allow_pickle=False)
-    except FileNotFoundError:
-        raise EditError(f"{text!r}: there is no file {file}") from None
-    except (ValueError, OSError, EOFError) as error:
+        if not Path(file).is_file():  # a pipe would hang
+            raise EditError(f"{text!r}: there is no file {file}")
+        # Mapped, because a header can claim any size; an archive under this name is refused.
+        array: NDArray[Any] = np.lib.format.open_memmap(file, mode="r")
+        if array.dtype.kind not in "fiub" or not np.isfinite(array).all():
+            raise EditError(f"{text!r}: {file} must hold finite numbers, it holds {array.dtype}")
+        return np.array(array, np.float64 if array.dtype.itemsize > 8 else None)
+    except EditError:
+        raise
+    except Exception as error:  # a damaged header can raise anything
         raise EditError(f"{text!r}: {file} is not an array that numpy can load: {error}") from error
-    if array.dtype.kind not in "fiub" or not np.isfinite(array).all():
-        raise EditError(f"{text!r}: {file} must hold finite numbers, it holds {array.dtype}")
-    return array

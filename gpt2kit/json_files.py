@@ -1,4 +1,4 @@
-"""Read the small JSON files of a checkpoint."""
+"""Read JSON: the small files of a checkpoint, metadata, saved results."""
 
 from __future__ import annotations
 
@@ -17,12 +17,24 @@ def read_object(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        content = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_unambiguous)
-    except (OSError, ValueError, RecursionError) as error:
+        content = parse_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{file}: not a readable {file.name} ({error})") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{file}: holds {type(content).__name__}, not a JSON object")
     return content
+
+
+def parse_json(text: str) -> Any:
+    """The content of a JSON text.
+
+    Raises ValueError for any other text, for nesting that is too deep for Python's parser, and for
+    an object that has a key twice with different values.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_unambiguous)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

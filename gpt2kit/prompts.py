@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpt2kit.batch import prepare
-from gpt2kit.checks import check_flag, short
+from gpt2kit.checks import as_int64, check_flag, short
 from gpt2kit.errors import InputError
 from gpt2kit.readout import Ints
 from gpt2kit.runner import Runner
@@ -46,7 +46,7 @@ def row_of_ids(ids: Any) -> Ints:
     if row.ndim != 1 or row.dtype.kind not in "iu":
         what = f"{row.dtype} of shape {row.shape}"
         raise InputError(f"a prompt is a text or a row of token ids, not {what}")
-    return row.astype(np.int64)
+    return as_int64(row)
 
 
 def encode(runner: Runner, prompt: str, *, window: int | None = None) -> list[int]:

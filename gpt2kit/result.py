@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 import numpy as np
 
 from gpt2kit.errors import InputError
+from gpt2kit.json_files import parse_json
 from gpt2kit.packages import explained_imports
 from gpt2kit.printable import printable_text
 from gpt2kit.prompts import token_texts
@@ -81,7 +82,7 @@ class Result:
     def from_json(cls, text: str) -> Self:
         """Rebuild the result from `to_json`'s text. Raises InputError as `from_dict` does."""
         try:
-            data = json.loads(text)
+            data = parse_json(text)
         except (TypeError, ValueError) as error:
             raise InputError(f"{cls.result_kind()}: not JSON ({error})") from error
         if not isinstance(data, dict):

@@ -17,6 +17,7 @@ from typing import Any
 
 from gpt2kit.config import GPT2Config
 from gpt2kit.errors import EngineError
+from gpt2kit.json_files import parse_json
 from gpt2kit.runner import Source
 
 FORMAT = 1  # increase it when older code would misread a file
@@ -34,7 +35,7 @@ def _checked_json(kind: type, make: Callable[[Any], Any]) -> Callable[[str], Any
     """A decoder of JSON that must hold this kind of value, which `make` then converts."""
 
     def decode(text: str) -> Any:
-        value = json.loads(text)
+        value = parse_json(text)
         if not isinstance(value, kind):
             raise ValueError(f"{kind.__name__} expected, got {type(value).__name__}")
         return make(value)

@@ -53,6 +53,8 @@ def as_path(path: Any) -> Path:
     """A path from text or a path object. Raises InputError for another type."""
     if not isinstance(path, str | os.PathLike):
         raise InputError(f"path = {path!r} must be text or a path, got {type(path).__name__}")
+    if "\0" in str(path):
+        raise InputError(f"path = {path!r} holds a NUL, which no file's name can")
     return Path(path)
 
 

@@ -6,7 +6,7 @@ import os
 
 import torch
 
-from gpt2kit.checks import check_choice
+from gpt2kit.checks import check_choice, short
 from gpt2kit.errors import InputError
 from gpt2kit.json_files import read_object
 from gpt2kit.packages import explained_imports
@@ -15,6 +15,7 @@ from gpt2kit.torch_engine.dtypes import DTYPES
 from gpt2kit.torch_engine.find import find
 from gpt2kit.torch_engine.read import read_model
 from gpt2kit.torch_engine.runner import TorchRunner
+from gpt2kit.torch_engine.weight_files import first_line
 
 
 @explained_imports()
@@ -60,4 +61,10 @@ def choose_device(device: str) -> str:
         raise InputError(
             f"device {device!r}: torch sees no CUDA here; `gpt2kit doctor` says what is missing"
         )
+    try:
+        torch.ones(1, device=device).item()
+    except Exception as error:  # mps on Linux, cuda:9, meta: each backend has errors of its own
+        raise InputError(
+            f"device {device!r} cannot be used here ({short(first_line(error))}); try cpu or cuda"
+        ) from error
     return device

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from gpt2kit.errors import CheckpointError
+from gpt2kit.json_files import parse_json
 
 WEIGHT_FILES = (  # in order of preference; an index names the shards it is split into
     "model.safetensors",
@@ -30,7 +30,7 @@ def weight_files(folder: Path) -> list[Path]:
 def _shards(index: Path) -> list[Path]:
     """The files that an index of shards names, all beside it."""
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(parse_json(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{index}: not a readable index of shards ({error!r})") from error
     if not all(isinstance(name, str) and Path(name).name == name for name in names):

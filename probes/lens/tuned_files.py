@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpt2kit.errors import CheckpointError
+from gpt2kit.json_files import parse_json
 from gpt2kit.packages import explained_imports
 from gpt2kit.readout import Floats
 
@@ -60,7 +60,7 @@ def read_published(folder: Path) -> Parts:
     import torch
 
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = parse_json((folder / "config.json").read_text(encoding="utf-8"))
         layers, width = int(config["num_hidden_layers"]), int(config["d_model"])
         name = str(config.get("base_model_name_or_path", folder.name))
         state = torch.load(folder / "params.pt", map_location="cpu", weights_only=True)
