@@ -1,6 +1,7 @@
 """The way to the hub, over HTTP: redirects, revisions, refusals, silence, cut downloads."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from gpt2kit.torch_engine import find as find_module
 from gpt2kit.torch_engine import waiting
 from gpt2kit.torch_engine.find import find
 from tests.conftest import byte_tokenizer, write_checkpoint
+from tests.gpt2kit.cli.support import POSIX
 from tests.gpt2kit.torch_engine import hub_server
 from tests.gpt2kit.torch_engine.hub_server import COMMITS, Hub, answers, cut, on, serve, stall
 
@@ -260,6 +262,20 @@ def test_a_download_that_is_always_cut_is_one_line_and_leaves_nothing(hub, files
     hub.requests.clear()
     assert_downloaded(find(NAME).folder, files)
     assert not [line for line in hub.requests if "tokenizer" in line]  # it was whole
+
+
+@pytest.mark.slow
+@POSIX
+def test_ctrl_c_ends_a_stalled_download_and_leaves_nothing(files, tmp_path):
+    command = [sys.executable, "-m", "gpt2kit.cli", "generate", "x", "--model", NAME]
+    with serve(Hub(files, fault=on("GET .*/model.safetensors", stall))) as hub:
+        env = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+        with subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ | env) as waits:
+            assert b"downloading someone/tiny" in waits.stderr.readline()
+            assert list(tmp_path.rglob("*.incomplete")) != []
+            waits.send_signal(signal.SIGINT)
+            assert waits.wait(timeout=5) in (1, 130)
+    assert list(tmp_path.rglob("*.incomplete")) == []
 
 
 def test_a_file_of_another_size_than_announced_is_told(hub, cache):
