@@ -42,14 +42,20 @@ def point_to(monkeypatch, url: str) -> None:
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch) -> Path:
-    """An empty cache, and impatient timeouts."""
+    """An empty cache, short timeouts, and no lines about waiting."""
     constants = "huggingface_hub.constants"
     monkeypatch.setattr(f"{constants}.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(f"{constants}.HF_HUB_OFFLINE", False)
     monkeypatch.setattr(f"{constants}.HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(f"{constants}.HF_HUB_DOWNLOAD_TIMEOUT", 1)
-    monkeypatch.setattr(waiting, "PAUSES", (0.4,))
+    monkeypatch.setattr(waiting, "PAUSES", (60.0,))
     return tmp_path / "cache"
+
+
+@pytest.fixture
+def talkative(cache, monkeypatch) -> None:
+    """Lines about waiting come soon and often."""
+    monkeypatch.setattr(waiting, "PAUSES", (0.3,))
 
 
 @pytest.fixture
@@ -194,7 +200,7 @@ def test_a_host_whose_first_address_refuses_is_reached(hub, files, monkeypatch):
 
 
 @pytest.mark.parametrize("silent", ["/api/", "HEAD"])
-def test_auto_gives_up_on_a_silent_hub(hub, files, cache, monkeypatch, silent, capsys):
+def test_auto_gives_up_on_a_silent_hub(hub, talkative, monkeypatch, silent, capsys):
     monkeypatch.setattr(find_module, "AUTO_SECONDS", 1.0)
     hub.moved, hub.fault = {"gpt2": NAME}, on(silent, hub_server.silence)
     start = time.monotonic()
@@ -217,7 +223,7 @@ def test_auto_downloads_gpt2_where_the_hub_answers(hub, files):
     assert_downloaded(find("auto").folder, files)
 
 
-def test_a_named_model_waits_for_a_slow_hub(hub, files, monkeypatch, capsys):
+def test_a_named_model_waits_for_a_slow_hub(hub, talkative, files, monkeypatch, capsys):
     monkeypatch.setattr(find_module, "AUTO_SECONDS", 0.2)
     hub.fault = hub_server.slow
     assert_downloaded(find(NAME).folder, files)
@@ -243,7 +249,7 @@ def test_a_cut_download_goes_on_where_it_was_cut(hub, files, file, capsys):
     assert all(line.startswith("gpt2kit: ") for line in notes.splitlines())
 
 
-def test_a_stalled_download_says_what_it_waits_for_and_goes_on(hub, files, capsys):
+def test_a_stalled_download_says_what_it_waits_for_and_goes_on(hub, talkative, files, capsys):
     hub.fault = on("GET .*/model.safetensors", stall, times=1)
     assert_downloaded(find(NAME).folder, files)
     size = sum(len(content) for name, content in files.items() if name != "README.md")
