@@ -7,6 +7,7 @@ special_tokens_map.json and added_tokens.json count only if it does not.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,24 @@ GivenToken = str | AddedToken  # a text takes the default flags of a special tok
 Specials = dict[str, GivenToken | None]  # name -> token; None: no such token
 
 
+@dataclass(frozen=True)
+class AddedTokens:
+    """The tokens that files add.
+
+    listed: those that have an id in a file. new: those without one, in their order.
+    bos, eos: the texts of the tokens that begin and end a text, if there are such tokens.
+    """
+
+    listed: dict[int, AddedToken]
+    new: list[AddedToken]
+    bos: str | None
+    eos: str | None
+
+
 def added_tokens(
     folder: Path, settings: Mapping[str, Any], present: Collection[str], *, ends_text: bool
-) -> tuple[dict[int, AddedToken], list[AddedToken]]:
-    """The added tokens that have an id in a file, and those without one, in their order.
+) -> AddedTokens:
+    """The tokens that the files of a folder add to its vocabulary.
 
     settings: the content of tokenizer_config.json.
     present: tokens that tokenizer.json added; they keep their flags unless a list names them.
@@ -66,7 +81,8 @@ def added_tokens(
     for token in (*_in_order(named), *extra):
         if token is not None and str(token) not in texts and token not in new:
             new.append(token)
-    return listed, [_special(token) for token in new]
+    bos, eos = (str(named[name]) if named.get(name) else None for name in _NAMED[:2])
+    return AddedTokens(listed, [_special(token) for token in new], bos, eos)
 
 
 def joined_settings(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:

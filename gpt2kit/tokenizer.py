@@ -124,19 +124,36 @@ def _with_sidecars(
     file, kind = folder / "tokenizer_config.json", settings.get("tokenizer_class")
     if not isinstance(kind, str | None):
         raise CheckpointError(f"{file}: tokenizer_class = {short(kind)} must be text")
-    of_gpt2 = kind in _GPT2_CLASSES or not (folder / "tokenizer.json").is_file()
+    whole = (folder / "tokenizer.json").is_file()
+    of_gpt2 = kind in _GPT2_CLASSES or not whole
     present = {token.content for token in inner.get_added_tokens_decoder().values()}
     ends_text = of_gpt2 and inner.token_to_id(END_OF_TEXT) is not None
     try:
-        listed, new = added_tokens(folder, settings, present, ends_text=ends_text)
-        inner = _with_ids(inner, listed, folder)
-        inner.add_tokens([listed[i] for i in sorted(listed)] + new)
+        added = added_tokens(folder, settings, present, ends_text=ends_text)
+        inner = _with_ids(inner, added.listed, folder)
+        inner.add_tokens([added.listed[i] for i in sorted(added.listed)] + added.new)
     except (TypeError, ValueError) as error:  # lone surrogates; a vocabulary of another kind
         raise CheckpointError(f"{folder}: tokens cannot be added ({error})") from error
     if of_gpt2 and isinstance(inner.pre_tokenizer, pre_tokenizers.ByteLevel):
         inner.pre_tokenizer.add_prefix_space = _switch(settings, "add_prefix_space", file)
     inner.encode_special_tokens = _switch(settings, "split_special_tokens", file)
+    if not whole:  # tokenizer.json says this itself
+        _frame(
+            inner,
+            added.bos if _switch(settings, "add_bos_token", file) else None,
+            added.eos if _switch(settings, "add_eos_token", file) else None,
+        )
     return inner
+
+
+def _frame(inner: tokenizers.Tokenizer, bos: str | None, eos: str | None) -> None:
+    """Let programs that add special tokens put these around a text; `encode` here adds none."""
+    frame = {text: inner.token_to_id(text) for text in (bos, eos) if text is not None}
+    if frame:
+        first, last = ([] if text is None else [f"{text}:0"] for text in (bos, eos))
+        inner.post_processor = processors.TemplateProcessing(
+            single=[*first, "$A:0", *last], special_tokens=list(frame.items())
+        )
 
 
 def _with_ids(

@@ -62,6 +62,8 @@ def read_model(folder: Path, device: str, dtype: torch.dtype) -> GPT2:
     """
     config = read_config(folder)
     files = weight_files(folder)
+    if not files and (folder / "ckpt.pt").is_file():
+        raise _nanogpt(folder / "ckpt.pt")
     if not files:
         raise CheckpointError(f"{folder}: no weights; expected one of {', '.join(WEIGHT_FILES)}")
     stored: list[Stored] = []

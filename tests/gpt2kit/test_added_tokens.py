@@ -3,11 +3,13 @@
 import itertools
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
-from gpt2kit import Tokenizer
+from gpt2kit import Tokenizer, added_tokens
 from gpt2kit.errors import CheckpointError
+from gpt2kit.torch_engine import find
 from tests.conftest import GPT2_TOKENIZER, MERGES, byte_tokenizer
 
 transformers = pytest.importorskip("transformers")
@@ -118,6 +120,33 @@ def test_the_ids_are_those_of_transformers(tmp_path, kind, settings, older, adde
     check_same(tmp_path)
 
 
+FRAMED = {
+    "bos": {"add_bos_token": True},
+    "both": {"add_bos_token": True, "add_eos_token": True, "eos_token": "<eos>"},
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS | FRAMED)
+@pytest.mark.parametrize("added", ADDED)
+@pytest.mark.parametrize("kind", ["vocab.json", "tokenizer.json"])
+def test_transformers_reads_the_export_like_the_source(tmp_path, kind, settings, added):
+    """With the special tokens that transformers adds of itself."""
+    if (kind, settings) == ("vocab.json", "foreign"):
+        pytest.skip("transformers cannot read that")
+    source, export = tmp_path / "source", tmp_path / "export"
+    source.mkdir()
+    export.mkdir()
+    files = {"tokenizer_config": (SETTINGS | FRAMED)[settings], "added_tokens": ADDED[added]}
+    write(source, kind, **files)
+    ours = Tokenizer.from_folder(source)
+    (export / "config.json").write_text('{"model_type": "gpt2"}')
+    (export / "tokenizer.json").write_text(ours.to_json())
+    (export / "tokenizer_config.json").write_text(json.dumps(ours.settings))
+    before, after = (transformers.AutoTokenizer.from_pretrained(x) for x in (source, export))
+    assert [after(text)["input_ids"] for text in TEXTS] == [before(t)["input_ids"] for t in TEXTS]
+    check_same(source)
+
+
 @pytest.mark.parametrize(("settings", "older", "added"), itertools.product(SETTINGS, MAPS, ADDED))
 def test_what_is_written_reads_back_the_same(tmp_path, settings, older, added):
     """An export writes tokenizer.json and tokenizer_config.json alone."""
@@ -130,6 +159,16 @@ def test_what_is_written_reads_back_the_same(tmp_path, settings, older, added):
     again = Tokenizer.from_folder(tmp_path / "export")
     assert again.to_json() == first.to_json()
     assert [again.encode(text) for text in TEXTS] == [first.encode(text) for text in TEXTS]
+
+
+def test_the_hub_is_asked_for_every_file_that_is_read(tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(Path, "is_file", lambda path: read.append(path.name) or False)
+    assert Tokenizer.from_folder(tmp_path) is None
+    monkeypatch.undo()
+    assert read == ["tokenizer.json", "vocab.json"]
+    others = {added_tokens._CONFIG, added_tokens._MAP, added_tokens._ADDED, "merges.txt"}
+    assert {*read, *others} <= set(find._SMALL_FILES)
 
 
 def test_gpt2_grown_by_a_token(tmp_path):

@@ -153,6 +153,7 @@ def test_a_nanogpt_checkpoint_says_how_to_convert_it(tmp_path):
     refused(tmp_path, "ckpt.pt: a nanoGPT checkpoint; to convert it, transpose")
     write_checkpoint(tmp_path)
     (tmp_path / "model.safetensors").unlink()
+    refused(tmp_path, "ckpt.pt: a nanoGPT checkpoint; to convert it, transpose")
     (tmp_path / "ckpt.pt").rename(tmp_path / "pytorch_model.bin")
     refused(tmp_path, "pytorch_model.bin: a nanoGPT checkpoint; to convert it, transpose")
 
