@@ -133,7 +133,7 @@ def _check_older(runner: TorchRunner, target: Path) -> None:
     if older and not (older[0] == target and _has_weights_of(runner, target)):
         raise ExportError(
             f"{older[0]}: an export of other weights, or a file that gpt2kit did not make; choose "
-            "another name, or allow overwriting"
+            "another name, or allow overwriting (--overwrite)"
         )
 
 

@@ -288,3 +288,11 @@ def test_both_folders_must_be_writable(target, monkeypatch):
     monkeypatch.setattr(os, "access", lambda folder, _: folder != locked)
     with pytest.raises(ExportError, match=f"the folder {locked} cannot be written to"):
         check_target(target)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a second file system")
+def test_folders_on_two_disks_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(placing, "sidecar_folder", lambda _: Path("/proc"))
+    monkeypatch.setattr(os, "access", lambda *_: True)
+    with pytest.raises(ExportError, match=r"/proc, where config\.json belongs, is on another"):
+        check_target(tmp_path / "m.onnx")
