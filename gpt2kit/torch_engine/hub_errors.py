@@ -56,10 +56,11 @@ def _unreachable(error: Exception, host: str) -> str:
         return f"{host} answers {status}; try again later"
     if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
         return f"{host} does not answer"
-    if isinstance(error, hub.LocalEntryNotFoundError | ConnectionError):
-        return f"{host}: {first_line(error)}"
+    lost = isinstance(error, hub.LocalEntryNotFoundError | ConnectionError)
+    lost = lost or type(error).__name__ == "ConnectionError"  # that of requests is an OSError
     local = isinstance(error, OSError | ValueError)  # a full disk, an impossible id, …
-    return "" if status or local else f"{host}: {first_line(error)}"  # the HTTP library's errors
+    # What is left are errors of the HTTP library, of which there are several.
+    return "" if not lost and (status or local) else f"{host}: {first_line(error)}"
 
 
 def _status(error: Exception) -> int:
