@@ -158,6 +158,15 @@ def silence(handler: Handler) -> bool:
     return True
 
 
+def trickle(handler: Handler) -> bool:
+    """Answer so slowly that no single read takes long, and the whole takes for ever."""
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+    while not handler.hub.closing.wait(0.05):
+        handler.wfile.write(b"x")
+    handler.close_connection = True
+    return True
+
+
 def slow(handler: Handler) -> bool:
     """Answer right, but late."""
     time.sleep(0.6 if "/api/" in handler.path else 0)

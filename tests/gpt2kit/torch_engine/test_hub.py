@@ -199,10 +199,11 @@ def test_a_host_whose_first_address_refuses_is_reached(hub, files, monkeypatch):
 # Waiting
 
 
-@pytest.mark.parametrize("silent", ["/api/", "HEAD"])
-def test_auto_gives_up_on_a_silent_hub(hub, talkative, monkeypatch, silent, capsys):
+@pytest.mark.parametrize("fault", [hub_server.silence, hub_server.trickle])
+@pytest.mark.parametrize("request_", ["/api/", "HEAD"])
+def test_auto_gives_up_on_a_silent_hub(hub, talkative, monkeypatch, request_, fault, capsys):
     monkeypatch.setattr(find_module, "AUTO_SECONDS", 1.0)
-    hub.moved, hub.fault = {"gpt2": NAME}, on(silent, hub_server.silence)
+    hub.moved, hub.fault = {"gpt2": NAME}, on(request_, fault)
     start = time.monotonic()
     assert str(find("auto").source) == "bundled"
     assert time.monotonic() - start < 3
