@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from gpt2kit.checks import (
     as_int64,
+    check_finite,
     check_flag,
     check_integer,
     check_integers,
@@ -159,8 +160,11 @@ def token_rows(ids: Ids, lengths: ArrayLike | None) -> list[list[int]]:
     return [row[:size].tolist() for row, size in zip(rows, sizes, strict=True)]
 
 
-def check_stream(resid: Any, config: GPT2Config) -> Floats:
-    """Return a residual stream (batch, pos, d_model) that fits the context. Raises InputError."""
+def check_stream(resid: Any, config: GPT2Config, dtype: str) -> Floats:
+    """Return a residual stream (batch, pos, d_model) that fits the context and `dtype`.
+
+    Raises InputError.
+    """
     stream = check_numbers("resid", resid)
     if stream.ndim != 3 or not stream.size or stream.shape[2] != config.n_embd:
         raise InputError(
@@ -170,6 +174,7 @@ def check_stream(resid: Any, config: GPT2Config) -> Floats:
         raise InputError(
             f"{stream.shape[1]} positions do not fit the context of {config.n_positions}"
         )
+    check_finite("resid", stream, dtype)
     return stream
 
 

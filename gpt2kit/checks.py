@@ -11,6 +11,14 @@ from numpy.typing import NDArray
 from gpt2kit.defaults import Default
 from gpt2kit.errors import InputError
 
+# The largest number of each dtype; numpy has no bfloat16.
+LARGEST = {
+    "float16": 65504.0,
+    "bfloat16": float(2.0**128 - 2.0**120),
+    "float32": float(np.finfo(np.float32).max),
+    "float64": float(np.finfo(np.float64).max),
+}
+
 
 def check_integer(name: str, value: Any, low: int | None = 1, high: int | None = None) -> int:
     """Return an integer from `low` to `high`, both included; None is no bound.
@@ -109,6 +117,20 @@ def check_numbers(name: str, value: Any) -> NDArray[np.floating]:
     if array.dtype.kind not in "iu":
         raise InputError(f"{name} must hold numbers, got {_kind(array, value)}")
     return array.astype(np.float32)
+
+
+def check_finite(name: str, values: NDArray[np.floating], dtype: str) -> None:
+    """Raise InputError, which names the first wrong value, unless `dtype` can hold all values."""
+    limit = LARGEST[dtype]
+    if not values.size or (-limit <= float(values.min()) and float(values.max()) <= limit):
+        return  # a NaN would come through `min`, and compares as False
+    place = np.argwhere(~(np.abs(values.astype(np.float64)) <= limit))[0].tolist()
+    wrong = float(values[tuple(place)])
+    if not np.isfinite(wrong):
+        raise InputError(f"{name}{place} is {wrong}; give finite numbers")
+    raise InputError(
+        f"{name}{place} is {wrong:g}, but {dtype} holds numbers up to {limit:.6g}; make it smaller"
+    )
 
 
 def short(value: Any) -> str:

@@ -40,7 +40,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gpt2kit.checks import as_int64, short
+from gpt2kit.checks import LARGEST, as_int64, short
 from gpt2kit.config import GPT2Config
 from gpt2kit.edits import Edit, as_written
 from gpt2kit.errors import EditError
@@ -91,21 +91,44 @@ def listed(edits: Any) -> list[Any]:
     return given
 
 
-def affine(edits: Iterable[Edit], config: GPT2Config, chunk: Chunk) -> dict[str, Affine]:
+def affine(
+    edits: Iterable[Edit], config: GPT2Config, chunk: Chunk, dtype: str = "float32"
+) -> dict[str, Affine]:
     """Canonical tap -> (keep, add), each with all axes of the tap, sizes 1 or the chunk's own.
 
-    Several edits of one tap are composed in order: `k2 (k1 x + a1) + a2`. Raises EditError when an
-    edit does not broadcast and TapError for an unknown tap.
+    Several edits of one tap are composed in order, in float64: `k2 (k1 x + a1) + a2`.
+    dtype: of the computation. Raises EditError when an edit does not broadcast, or when `dtype`
+    cannot hold the numbers that the edits come to; TapError for an unknown tap.
     """
     out: dict[str, Affine] = {}
     for edit in listed(edits):
         for tap in resolve(edit.tap, config.n_layer):
-            keep, add = _expand(edit, tap, config, chunk)
-            if tap in out:
-                before_keep, before_add = out[tap]
-                keep, add = keep * before_keep, keep * before_add + add
-            out[tap] = keep, add
+            new = _expand(edit, tap, config, chunk)
+            out[tap] = _composed(out[tap], new) if tap in out else new
+    for tap, arrays in out.items():
+        _check_range(tap, arrays, dtype)
     return out
+
+
+def _composed(first: Affine, second: Affine) -> Affine:
+    """One edit after another: `k2 (k1 x + a1) + a2`, where a k2 of 0 forgets the first one."""
+    (k1, a1), (k2, a2) = ([x.astype(np.float64) for x in pair] for pair in (first, second))
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite products are refused later
+        keep, add = (np.where(k2 == 0, 0, k2 * x) for x in (k1, a1))
+        return keep, add + a2
+
+
+def _check_range(tap: str, arrays: Affine, dtype: str) -> None:
+    """Raise EditError unless the dtype of a tap's value can hold these arrays."""
+    if tap.endswith(".attn_scores"):
+        dtype = dtype if dtype == "float64" else "float32"  # the model computes scores so
+    most = max(float(np.abs(x).max(initial=0)) for x in arrays)
+    if not most <= LARGEST[dtype]:
+        advice = " or try --dtype float32" if dtype == "float16" else ""
+        raise EditError(
+            f"the edits of {tap} come to {most:g}, but {dtype} holds numbers up to "
+            f"{LARGEST[dtype]:.6g}; make them smaller{advice}"
+        )
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ GPT2KitError
 ├── InputError        an argument is out of range or of a wrong type
 │   ├── TapError      unknown tap, or one that this engine does not carry
 │   └── EditError     an edit that does not fit its tap
+├── NonFiniteError    a value that the model computed is NaN or infinite: the dtype overflows
 ├── ExportError       tracing or writing an ONNX file failed
 │   └── ParityError   torch and ONNX disagree; exit code 1
 ├── MissingPackageError   a package that this needs is not installed
@@ -41,6 +42,10 @@ class TapError(InputError):
 
 class EditError(InputError):
     """An edit does not fit the tap it names."""
+
+
+class NonFiniteError(GPT2KitError, ArithmeticError):
+    """A value that the model computed is NaN or infinite."""
 
 
 class ExportError(GPT2KitError):

@@ -16,6 +16,7 @@ from gpt2kit.defaults import Default
 from gpt2kit.edit_arrays import Chunk, affine, listed
 from gpt2kit.edits import Edit
 from gpt2kit.errors import InputError
+from gpt2kit.finite import finite_run, has_finite_values
 from gpt2kit.logits import largest
 from gpt2kit.prompts import encode, tokenizer_of
 from gpt2kit.readout import Floats, Ints
@@ -67,10 +68,10 @@ def steps(
             f"{longest} prompt tokens and {count} new ones need {positions} positions, the context "
             f"holds {config.n_positions}; shorten the prompt, ask for fewer, or give a window"
         )
-    _check_reach(edits, config, len(rows), positions)
+    _check_reach(edits, runner, len(rows), positions)
     candidates = sampler.candidates(config.vocab_size)
     top_k = 0 if head is not None else None if sampler.looks_back else candidates
-    run = partial(runner.run, edits=edits, taps=taps, last_only=True, top_k=top_k)
+    run = partial(_run_step, runner, {"edits": edits, "taps": taps, "top_k": top_k})
     choose = partial(_choose, sampler, head, candidates)
     new_cache = partial(runner.new_cache, len(rows), positions)
     return _step_by_step(run, new_cache, texts, count, choose, watch, window)
@@ -94,12 +95,25 @@ def _last(text: list[int], window: int | None) -> list[int]:
     return text if window is None else text[-window:]
 
 
-def _check_reach(
-    edits: Sequence[Edit], config: GPT2Config, batch_size: int, positions: int
-) -> None:
+def _check_reach(edits: Sequence[Edit], runner: Runner, batch_size: int, positions: int) -> None:
     """Raise EditError if an edit does not fit the last step, which has the most positions."""
     last = Chunk(np.full(batch_size, positions - 1), 1, positions, cached=True)
-    affine([edit for edit in listed(edits) if isinstance(edit, Edit)], config, last)
+    given = [edit for edit in listed(edits) if isinstance(edit, Edit)]
+    affine(given, runner.config, last, runner.dtype)
+
+
+def _run_step(
+    runner: Runner, options: dict[str, Any], rows: Ids, cache: KVCache | None, read: list[list[int]]
+) -> Run:
+    """Run the next tokens of each row.
+
+    options: of every step. read: all tokens that the cache and `rows` hold. Raises NonFiniteError
+    if a logit or a tap is NaN or infinite; `read` is then run again to say where.
+    """
+    step = runner.run(rows, lengths=None, cache=cache, last_only=True, **options)
+    if not has_finite_values(step):
+        finite_run(runner, read, cached=True, last_only=True, **options)
+    return step
 
 
 def _step_by_step(
@@ -119,7 +133,7 @@ def _step_by_step(
     rows: Ids = [_last(text, window) for text in texts]
     cache: KVCache | None = new_cache()
     for _ in range(count):
-        step = run(rows, lengths=None, cache=cache)
+        step = run(rows, cache, [_last(text, window) for text in texts])
         chosen = choose(step, texts)
         if watch is not None:
             watch(step, chosen)
@@ -175,7 +189,8 @@ def generate(
     edits:   applied at every step, at absolute positions.
     on_text: called with (row, piece of text) as soon as the piece can no longer change.
     taps, head, watch: see `steps`; for looking at each step's run.
-    Raises InputError before any work if a prompt is empty or does not fit the context.
+    Raises InputError before any work if a prompt is empty or does not fit the context, and
+    NonFiniteError at a step whose logits, or taps, are NaN or infinite.
     """
     sampler = Sampler(
         temperature, top_k, top_p, greedy, seed, repetition_penalty, no_repeat_ngram_size

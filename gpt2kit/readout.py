@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gpt2kit.checks import check_integers, check_numbers, check_top_k
+from gpt2kit.checks import check_finite, check_integers, check_numbers, check_top_k
 from gpt2kit.config import GPT2Config
 from gpt2kit.errors import InputError
 
@@ -82,6 +82,7 @@ def tiled(
     reference: Floats | None,
     *,
     config: GPT2Config,
+    dtype: str,
     top_k: int,
     read: Read,
     vectors: int,
@@ -91,9 +92,9 @@ def tiled(
     vectors: number of vectors in one tile.
     """
     top_k = check_top_k(top_k, config.vocab_size)
-    resid = check_residual(resid, config.n_embd)
+    resid = check_residual(resid, config.n_embd, dtype)
     shape = resid.shape[:-1]
-    groups, reference = _grouped(resid, reference, config.n_embd)
+    groups, reference = _grouped(resid, reference, config.n_embd, dtype)
     count, rows = groups.shape[:2]
     wanted = _targets(targets, shape, (count, rows), config.vocab_size)
     refers = reference is not None
@@ -119,16 +120,22 @@ def tiled(
     return Readout(**merged)
 
 
-def check_residual(resid: Any, width: int, name: str = "resid") -> Floats:
-    """Return residual vectors (…, width) as a float array. Raises InputError for anything else."""
-    vectors = check_numbers(name, resid)
+def check_residual(resid: Any, width: int, dtype: str) -> Floats:
+    """Return residual vectors (…, width), whose numbers `dtype` can hold, as a float array.
+
+    Raises InputError for anything else.
+    """
+    vectors = check_numbers("resid", resid)
     if not vectors.ndim or vectors.shape[-1] != width:
         shape = vectors.shape
-        raise InputError(f"{name}: vectors of shape {shape} given, the model's are {width} wide")
+        raise InputError(f"resid: vectors of shape {shape} given, the model's are {width} wide")
+    check_finite("resid", vectors, dtype)
     return vectors
 
 
-def _grouped(resid: Floats, reference: Floats | None, width: int) -> tuple[Floats, Floats | None]:
+def _grouped(
+    resid: Floats, reference: Floats | None, width: int, dtype: str
+) -> tuple[Floats, Floats | None]:
     """Resid as (group, row, d_model), the reference as (row, d_model) for all groups."""
     if not resid.size:
         raise InputError(f"resid: vectors of shape {resid.shape} given: at least one is needed")
@@ -139,6 +146,7 @@ def _grouped(resid: Floats, reference: Floats | None, width: int) -> tuple[Float
     ends = resid.shape[:-1][resid.ndim - reference.ndim :] if reference.ndim else None
     if reference.shape[-1:] != (width,) or ends != axes:
         raise InputError(f"reference {reference.shape} does not end the axes of {resid.shape}")
+    check_finite("reference", reference, dtype)
     reference = reference.reshape(-1, width)
     return resid.reshape(-1, len(reference), width), reference
 

@@ -66,6 +66,11 @@ class Runner(Protocol):
         ...
 
     @property
+    def taps(self) -> tuple[str, ...]:
+        """Canonical names of the taps that this engine gives, in the order in which they fire."""
+        ...
+
+    @property
     def weights_sha256(self) -> str:
         """Digest of the weights, equal on both engines for the same weights in the same dtype."""
         ...
@@ -92,6 +97,8 @@ class Runner(Protocol):
                  out the unembedding, for a run that is made for its taps or its cache (a portable
                  graph computes all logits nevertheless, as with last_only).
         Raises InputError, or TapError or EditError, which are InputErrors, before any work is done.
+        The run holds what the model computed, NaN and infinite values included; probes refuse such
+        a run (see `gpt2kit.finite`).
         """
         ...
 
@@ -105,6 +112,7 @@ class Runner(Protocol):
     ) -> Readout:
         """Statistics of residual vectors (…, d_model) read through ln_f and the unembedding.
 
+        Raises InputError for vectors that are not finite, or that the model's dtype cannot hold.
         targets:   token ids, broadcastable to (…, number of targets).
         reference: residual vectors (R…, d_model), R… the last axes of …, for `kl`.
         """

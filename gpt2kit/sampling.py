@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gpt2kit.checks import check_flag, check_integer, check_number
 from gpt2kit.defaults import Default
-from gpt2kit.errors import GPT2KitError, InputError
+from gpt2kit.errors import InputError, NonFiniteError
 from gpt2kit.penalties import ban_repeated_ngrams, penalise_repetition
 
 
@@ -98,10 +98,10 @@ class Sampler:
         """Choose a token id for each row, (batch,).
 
         logits, ids: (batch, candidates) logits of the candidates, largest first, and their ids.
-        Raises GPT2KitError if a logit is NaN.
+        A logit of -inf is a token that is never drawn. Raises NonFiniteError for NaN or +inf.
         """
-        if np.isnan(logits).any():
-            raise GPT2KitError("the model's logits are not numbers (NaN); try --dtype float32")
+        if not (logits < np.inf).all():  # not so with NaN
+            raise NonFiniteError("logits to choose a token from are NaN or infinite")
         if self.greedy:
             return ids[:, 0]
         while len(self._streams) < len(logits):

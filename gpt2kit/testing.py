@@ -56,6 +56,11 @@ class FakeRunner:
     def __init__(self, config: GPT2Config = SMALL, tokenizer: Tokenizer | None = None) -> None:
         self.config, self.tokenizer, self.source = config, tokenizer, Source("fake")
 
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """See `Runner.taps`."""
+        return residual_stream(self.config.n_layer)
+
     def run(
         self,
         ids: Ids,
@@ -89,7 +94,7 @@ class FakeRunner:
     def _stream(self, given: RunInput[FakeCache]) -> dict[str, Floats]:
         """Every tap of the residual stream, edited, (batch, pos, d_model)."""
         names = residual_stream(self.config.n_layer)
-        changes = affine(given.edits, self.config, given.chunk)
+        changes = affine(given.edits, self.config, given.chunk, self.dtype)
         if unknown := {*given.taps, *changes} - {*names}:
             raise TapError(f"FakeRunner has the taps {', '.join(names)}, not {min(unknown)}")
         positions = given.batch.positions(self.config.n_positions)
@@ -113,12 +118,13 @@ class FakeRunner:
         """See `Runner.readout`."""
         return tiled(
             resid, targets, reference,
-            config=self.config, top_k=top_k, read=self._sums, vectors=1024,
+            config=self.config, dtype=self.dtype, top_k=top_k, read=self._sums, vectors=1024,
         )  # fmt: skip
 
     def unembed(self, resid: Floats) -> Floats:
         """See `Runner.unembed`."""
-        return check_residual(resid, self.config.n_embd) @ self.weight("lm_head.weight").T
+        vectors = check_residual(resid, self.config.n_embd, self.dtype)
+        return vectors @ self.weight("lm_head.weight").T
 
     def weight(self, name: str) -> Floats:
         """See `Runner.weight`."""

@@ -17,6 +17,7 @@ import numpy as np
 from exporters.engine.memory import check_threads, model_sizes, peak_memory, read_bandwidth
 from exporters.engine.runner import OnnxRunner
 from gpt2kit.batch import KVCache
+from gpt2kit.finite import require_finite_run
 from gpt2kit.readout import Ints
 from gpt2kit.result import ModelResult, Row, model_header
 from gpt2kit.runner import Runner
@@ -120,7 +121,8 @@ def bench(open_runner: Callable[[], Runner], *, repeats: int = 5) -> Bench:
     """Measure, in this process, the model that `open_runner` opens.
 
     repeats: how often each prefill is timed. Raises InputError if the model runs on more threads
-    than the machine has cores, or on an engine other than torch and onnxruntime.
+    than the machine has cores, or on an engine other than torch and onnxruntime, and NonFiniteError
+    if its logits are not finite.
     """
     start = time.perf_counter()
     runner = open_runner()
@@ -162,7 +164,8 @@ def _prefill_ms(runner: Runner, ids: Ints, repeats: int) -> float:
 def _decode_ms(runner: Runner, ids: Ints, start_at: int) -> float:
     """Median time of one token."""
     cache: KVCache | None = runner.new_cache(1)
-    cache = runner.run(ids[:start_at], cache=cache, last_only=True).cache
+    run = runner.run(ids[:start_at], cache=cache, last_only=True)
+    cache = require_finite_run(runner, run, ids[:start_at]).cache
     times = []
     for token in ids[start_at : start_at + DECODE_STEPS]:
         start = time.perf_counter()

@@ -22,14 +22,16 @@ def edit_feeds(
     edits: Sequence[Edit],
     config: GPT2Config,
     chunk: Chunk,
+    dtype: str,
     slots: NDArray[np.bool_] | None = None,
 ) -> EditFeeds:
     """The inputs that make these edits in one run. Raises EditError if an edit does not fit.
 
+    dtype: of the computation.
     slots: (batch, slots), which places of the cache hold a token, if rows may have gaps.
     """
     feeds = {}
-    for tap, keep_and_add in affine(edits, config, chunk).items():
+    for tap, keep_and_add in affine(edits, config, chunk, dtype).items():
         for name, value, identity in zip(edit_names(tap), keep_and_add, (1, 0), strict=True):
             if slots is not None and axes_of(tap) == SCORES:
                 value = spread_keys(value, slots, fill=identity)

@@ -49,7 +49,7 @@ class FusedGraph(Graph[InPlaceCache]):
         batch, decoder = request.batch, cache.decoder
         if decoder is None or decoder.session is not self.sessions.lean:  # another runner's
             decoder = Decoder(self._step_graph, cache.past, cache.max_length)
-        feeds = edit_feeds(request.edits, self.config, request.chunk)
+        feeds = edit_feeds(request.edits, self.config, request.chunk, self.dtype)
         logits, top_ids = self._take(
             self.sessions.attempt(lambda: decoder(batch, feeds)), request.top_k
         )
@@ -88,7 +88,7 @@ class FusedGraph(Graph[InPlaceCache]):
         batch, cache = request.batch, request.cache
         chunks = split_run(batch, self._chunk_size(request))
         if len(chunks) > 1:  # an edit that does not fit must be refused before any chunk has run
-            edit_feeds(request.edits, self.config, request.chunk)
+            edit_feeds(request.edits, self.config, request.chunk, self.dtype)
         past, presents = self._buffers(request, len(chunks))
         found = [
             self._run_chunk(request, chunk, columns, past, presents)
@@ -144,7 +144,7 @@ class FusedGraph(Graph[InPlaceCache]):
             past=past,
             outputs=request.outputs,
             presents=presents,
-            edits=edit_feeds(request.edits, self.config, chunk.chunk(cached=cached)),
+            edits=edit_feeds(request.edits, self.config, chunk.chunk(cached=cached), self.dtype),
             logits_positions=columns,
         )
         values = self.execute(call)[: len(request.outputs)]

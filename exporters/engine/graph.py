@@ -61,7 +61,8 @@ class Graph(ABC, Generic[CacheT]):
     cache_type: type[CacheT]
 
     def __init__(self, sessions: FileSessions, config: GPT2Config, dtype: str) -> None:
-        self.sessions, self.config, self.element = sessions, config, ELEMENT[dtype]
+        self.sessions, self.config = sessions, config
+        self.dtype, self.element = dtype, ELEMENT[dtype]
         self.identities = required_identities(sessions.lean)
         self.past_names = past_names(config.n_layer)
         self.present_names = present_names(config.n_layer)

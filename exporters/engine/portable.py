@@ -36,7 +36,7 @@ class PortableGraph(Graph[OnnxCache]):
             past=before.past,
             outputs=request.outputs,
             presents={} if cache is None else dict.fromkeys(self.present_names),
-            edits=edit_feeds(request.edits, self.config, request.chunk, slots),
+            edits=edit_feeds(request.edits, self.config, request.chunk, self.dtype, slots),
         )
         values = self.execute(call)
         run = self._result(request, slots, values[: len(request.outputs)])

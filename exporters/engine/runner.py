@@ -180,6 +180,7 @@ class OnnxRunner:
             targets,
             reference,
             config=self.config,
+            dtype=self.dtype,
             top_k=top_k,
             read=self._readout.sums,
             vectors=self._readout.vectors,
@@ -187,7 +188,7 @@ class OnnxRunner:
 
     def unembed(self, resid: Floats) -> Floats:
         """See `Runner.unembed`."""
-        resid = check_residual(resid, self.config.n_embd)
+        resid = check_residual(resid, self.config.n_embd, self.dtype)
         self.sessions.state.check_in_place()
         logits = self._unembedding.logits(resid.reshape(-1, resid.shape[-1]))
         return logits.reshape(*resid.shape[:-1], self.config.vocab_size)

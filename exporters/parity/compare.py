@@ -22,6 +22,7 @@ from exporters.parity.report import Report
 from exporters.parity.token_rows import TokenRows, token_rows
 from exporters.tracing.quantize import pack, unpack
 from gpt2kit.batch import KVCache
+from gpt2kit.finite import finite_run, is_finite
 from gpt2kit.readout import Floats
 from gpt2kit.result import model_header
 from gpt2kit.runner import Runner
@@ -36,7 +37,10 @@ TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 0.15, **dict.fromkeys
 
 
 def compare(runner: TorchRunner, onnx: OnnxRunner) -> Report:
-    """Run every case that applies to a file on both engines."""
+    """Run every case that applies to a file on both engines.
+
+    Raises NonFiniteError if the model itself overflows in the file's dtype.
+    """
     reference = rounded(runner, DTYPES[onnx.dtype])
     cost: Cost | None = None
     if onnx.quantize:
@@ -45,9 +49,13 @@ def compare(runner: TorchRunner, onnx: OnnxRunner) -> Report:
         reference = TorchRunner(unpack(packed), runner.tokenizer, runner.source)
     tally, tokens = Tally(TOLERANCE[onnx.precision]), draw_tokens(onnx.config)
     names: list[str] = []
+    finite = True
     for case in cases_for(onnx):
         names.append(case.name)
         for expected, got in run_case(case, tokens, reference, onnx):
+            if finite and not _all_finite(expected, got):
+                finite = False
+                _refuse_overflow(reference, onnx, tokens)
             tally.add(case.name, expected, got)
     order = forward_order(onnx.config.n_layer)
     return Report(
@@ -60,6 +68,22 @@ def compare(runner: TorchRunner, onnx: OnnxRunner) -> Report:
         cost=cost,
         **model_header(onnx),
     )
+
+
+def _all_finite(*outputs: TokenRows) -> bool:
+    """Whether both engines gave finite values alone."""
+    return all(is_finite(row) for found in outputs for rows in found.values() for row in rows)
+
+
+def _refuse_overflow(reference: TorchRunner, onnx: OnnxRunner, tokens: CaseTokens) -> None:
+    """Raise NonFiniteError if torch overflows as well, in the file's dtype.
+
+    If it does not, the file is wrong.
+    """
+    model = on_cpu(reference.model, DTYPES[onnx.dtype])
+    same = TorchRunner(model, reference.tokenizer, reference.source)
+    for ids in (tokens.prompts, tokens.decoded, tokens.context):
+        finite_run(same, ids, taps=onnx.taps)
 
 
 def run_case(

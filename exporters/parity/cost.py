@@ -7,6 +7,7 @@ from importlib.resources import files
 
 import numpy as np
 
+from gpt2kit.finite import finite_run
 from gpt2kit.logits import log_softmax
 from gpt2kit.readout import Floats, Ints
 from gpt2kit.runner import Runner
@@ -85,7 +86,7 @@ def _held_out(runner: Runner) -> tuple[Ints, str]:
 
 def _log_probs(runner: Runner, ids: Ints) -> Floats:
     """(pos, vocab) log-probabilities after each token of one row, in float64."""
-    return log_softmax(runner.run(ids).logits[0].astype(np.float64))
+    return log_softmax(finite_run(runner, ids).logits[0].astype(np.float64))
 
 
 def _sums(before: Floats, after: Floats, targets: Ints) -> Floats:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -19,23 +20,30 @@ TorchEdit = Edit | tuple[str, Function]  # an edit as data, or a tap and what to
 
 
 def edit_functions(
-    edits: Sequence[TorchEdit], config: GPT2Config, chunk: Chunk
+    edits: Sequence[TorchEdit], config: GPT2Config, chunk: Chunk, dtype: str
 ) -> dict[str, Function]:
     """Canonical tap -> one function that applies all edits of this tap in the order given.
 
-    Raises EditError for an edit that does not fit its tap, TapError for an unknown tap.
+    Edits between two functions are composed, as they are for an exported graph.
+    Raises EditError for an edit that does not fit its tap or `dtype`, TapError for an unknown tap.
     """
     functions: dict[str, list[Function]] = {}
-    for edit in listed(edits):
-        if isinstance(edit, Edit):
-            for tap, arrays in affine([edit], config, chunk).items():
+    for is_data, group in groupby(listed(edits), lambda edit: isinstance(edit, Edit)):
+        if is_data:
+            for tap, arrays in affine(group, config, chunk, dtype).items():
                 functions.setdefault(tap, []).append(partial(_apply, arrays))
-        elif isinstance(edit, tuple) and len(edit) == 2 and callable(edit[1]):
-            tap = resolve_one(edit[0], config.n_layer)
-            functions.setdefault(tap, []).append(partial(_call, tap, edit[1]))
-        else:
-            raise EditError(f"{edit!r} is neither an Edit nor a (tap, function) pair")
+            continue
+        for edit in group:
+            tap, function = _pair(edit, config)
+            functions.setdefault(tap, []).append(partial(_call, tap, function))
     return {tap: partial(_in_order, steps) for tap, steps in functions.items()}
+
+
+def _pair(edit: object, config: GPT2Config) -> tuple[str, Function]:
+    """A canonical tap and the user's function. Raises EditError for anything else."""
+    if not (isinstance(edit, tuple) and len(edit) == 2 and callable(edit[1])):
+        raise EditError(f"{edit!r} is neither an Edit nor a (tap, function) pair")
+    return resolve_one(edit[0], config.n_layer), edit[1]
 
 
 def _in_order(steps: Sequence[Function], x: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from gpt2kit.config import TOKEN_IDS, GPT2Config
 from gpt2kit.errors import CheckpointError, ConfigError
 from gpt2kit.json_files import read_object
 from gpt2kit.model import GPT2
+from gpt2kit.torch_engine.dtypes import converted
 from gpt2kit.torch_engine.stored import Stored, own_names
 from gpt2kit.torch_engine.weight_files import WEIGHT_FILES, first_line, weight_files
 from gpt2kit.weight_names import weight_shapes
@@ -58,7 +59,7 @@ def read_model(folder: Path, device: str, dtype: torch.dtype) -> GPT2:
     """The model with its weights; they are memory mapped unless they have to be converted.
 
     Raises CheckpointError for the first tensor that is missing, unexpected, of a wrong shape, or
-    not finite.
+    not finite in the file or in `dtype`.
     """
     config = read_config(folder)
     files = weight_files(folder)
@@ -73,7 +74,7 @@ def read_model(folder: Path, device: str, dtype: torch.dtype) -> GPT2:
     weights = own_names(stored, folder, tied=config.tie_word_embeddings)
     _check_weights(weights, config, folder)
     config = _with_token_ids(config, folder)
-    weights = {name: x.to(device=device, dtype=dtype) for name, x in weights.items()}
+    weights = {k: converted(f"{folder}: {k}", x, dtype, device) for k, x in weights.items()}
     return GPT2.from_weights(config, weights)
 
 

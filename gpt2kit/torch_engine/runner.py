@@ -69,6 +69,11 @@ class TorchRunner:
         """See `Runner.precision`; a torch model is never quantised, so this is `dtype`."""
         return self.dtype
 
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """See `Runner.taps`; a torch model gives every tap."""
+        return tuple(tap_axes(self.config.n_layer))
+
     @cached_property
     def weights_sha256(self) -> str:
         """See `Runner.weights_sha256`. Computed once: later changes in place are not seen.
@@ -100,7 +105,7 @@ class TorchRunner:
             taps=taps, edits=edits, cache=cache, lengths=lengths, last_only=last_only, top_k=top_k,
         )  # fmt: skip
         batch, held = given.batch, given.cache
-        functions = edit_functions(given.edits, self.config, given.chunk)
+        functions = edit_functions(given.edits, self.config, given.chunk, self.dtype)
         hooks = Hooks(self.config.n_layer, given.taps, functions)
         x = self.model.hidden(
             self._tensor(batch.ids),
@@ -141,9 +146,10 @@ class TorchRunner:
         c = self.config
         check_integer("layer", layer, 0, c.n_layer)
         check_flag("last_only", last_only)
-        stream = check_stream(resid, c)
+        stream = check_stream(resid, c, self.dtype)
         chunk = Chunk(np.zeros(len(stream), np.int64), stream.shape[1], stream.shape[1])
-        hooks = Hooks(c.n_layer, resolve(taps, c.n_layer), edit_functions(edits, c, chunk))
+        functions = edit_functions(edits, c, chunk, self.dtype)
+        hooks = Hooks(c.n_layer, resolve(taps, c.n_layer), functions)
         entry = residual_stream(c.n_layer)[layer]
         for early in itertools.takewhile(lambda tap: tap != entry, tap_axes(c.n_layer)):
             if hooks.needs(early):
@@ -177,6 +183,7 @@ class TorchRunner:
             targets,
             reference,
             config=self.config,
+            dtype=self.dtype,
             top_k=top_k,
             read=self._sums,
             vectors=VECTORS,
@@ -185,7 +192,7 @@ class TorchRunner:
     @torch.inference_mode()
     def unembed(self, resid: Floats) -> Floats:
         """See `Runner.unembed`."""
-        resid = check_residual(resid, self.config.n_embd)
+        resid = check_residual(resid, self.config.n_embd, self.dtype)
         x = self._tensor(resid).to(self._dtype)
         return _numpy(self.model.unembed(self.model.ln_f(x)))
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from gpt2kit.checks import check_choice
 from gpt2kit.errors import InternalError
+from gpt2kit.finite import finite_run
 from gpt2kit.prompts import Prompt, Token, index, prompt_ids
 from gpt2kit.readout import Floats
 from gpt2kit.result import Row
@@ -120,7 +121,8 @@ def direct_logit_attribution(
     taps = ["embed", "pos_embed", "ln_f_scale", "blocks.-1.resid_post"]
     taps += ["blocks.*.attn_out" if by == "component" else "blocks.*.z"]
     taps += ["blocks.*.mlp_post" if by == "neuron" else "blocks.*.mlp_out"]
-    run = runner.run(ids[: at + 1], taps=taps, last_only=True)  # later tokens change nothing here
+    # later tokens change nothing here
+    run = finite_run(runner, ids[: at + 1], taps=taps, last_only=True)
     direction, bias = _logit_direction(runner, tokens, float(run.taps["ln_f_scale"][0, -1, 0]))
     values = _decompose(runner, run, direction, by) | {"ln_f_bias": np.asarray(bias)}
     own = run.logits[0, -1, tokens].astype(np.float64)  # (target,) or (target, foil)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpt2kit.checks import check_choice, check_integer
+from gpt2kit.finite import finite_run, is_finite, require_finite
 from gpt2kit.prompts import Prompt, Token, index, prompt_ids
 from gpt2kit.readout import Floats, Ints
 from gpt2kit.result import Row
@@ -141,4 +142,9 @@ def _embedding_gradients(
         logits = at_least_float32(out.logits[:, -1, tokens])
         explained = logits[:, 0] - logits[:, 1:].sum(-1)
         (gradient,) = torch.autograd.grad(explained.sum(), x)
-    return as_float64(explained), as_float64((gradient * embed).sum(-1))
+    found = as_float64(explained), as_float64((gradient * embed).sum(-1))
+    if not all(map(is_finite, found)):
+        finite_run(runner, prompt, last_only=True)  # says where the model overflows, if it does
+        for values, what in zip(found, ("the logit", "the gradient"), strict=True):
+            require_finite(runner, values, f"{what} between the baseline and the prompt")
+    return found

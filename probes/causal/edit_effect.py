@@ -12,6 +12,7 @@ from gpt2kit.checks import check_top_k
 from gpt2kit.defaults import Default
 from gpt2kit.edits import Edit
 from gpt2kit.errors import InputError
+from gpt2kit.finite import finite_run
 from gpt2kit.generation import check_window, generate
 from gpt2kit.logits import log_softmax
 from gpt2kit.prompts import encode
@@ -129,8 +130,7 @@ def _next_logits(runner: Runner, ids: list[int], edits: list[Edit]) -> Floats:
 
     The prompt runs with a cache, as in generation, since edits read positions differently there.
     """
-    cache = runner.new_cache(1, len(ids))
-    logits: Floats = runner.run(ids, edits=edits, cache=cache, last_only=True).logits[0, -1]
+    logits: Floats = finite_run(runner, ids, edits=edits, cached=True, last_only=True).logits[0, -1]
     return logits
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from gpt2kit.errors import InputError
+from gpt2kit.finite import require_finite
 from gpt2kit.prompts import Prompt, Selection
 from gpt2kit.readout import Floats
 from gpt2kit.torch_engine.require import require_torch
@@ -101,6 +102,7 @@ def edge_attribution_patching(
         here = [receiving[i] for i in columns]
         rows = [i for i, s in enumerate(sending) if s.order < here[0].order]
         at_input = _input_gradients(runner.model, here, gradients, pair.corrupt.taps[entry])
+        require_finite(runner, at_input, f"a gradient at {entry}")
         scores[np.ix_(rows, columns)] = np.einsum("spd,rpd->sr", changes[rows], at_input)
     names = tuple(r.name for r in receiving)
     return make_paths(runner, pair, "edge attribution patching", sending, names, scores, None)
@@ -127,7 +129,10 @@ def _gradients(runner: TorchRunner, pair: PromptPair, taps: Iterable[str]) -> di
         if not getattr(value, "requires_grad", False):
             raise InputError(f"the {measure.metric.name} has no gradient; take a metric that has")
         found = torch.autograd.grad(value.sum(), list(added.values()))
-    return {tap: as_float64(g[0]) for tap, g in zip(added, found, strict=True)}
+    gradients = {tap: as_float64(g[0]) for tap, g in zip(added, found, strict=True)}
+    for tap, gradient in gradients.items():  # the pair's own runs are finite
+        require_finite(runner, gradient, f"a gradient at {tap}")
+    return gradients
 
 
 def _gradient_tap(receiver: Receiver) -> str:

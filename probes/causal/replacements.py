@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from gpt2kit.errors import InputError
+from gpt2kit.finite import finite_run
 from gpt2kit.prompts import counted
 from gpt2kit.readout import Floats, Ints
 from gpt2kit.runner import Runner
@@ -58,7 +59,7 @@ class Replacements:
 
     def _means(self) -> dict[str, Floats]:
         """Tap -> (1, …) mean over the positions of all reference prompts."""
-        runs = [self.runner.run(ids, taps=self.taps, last_only=True).taps for ids in self.reference]
+        runs = [self._values(ids) for ids in self.reference]
         return {
             tap: np.concatenate([run[tap][0] for run in runs]).mean(0, keepdims=True)
             for tap in self.taps
@@ -78,5 +79,9 @@ class Replacements:
                 "from; give longer ones as reference"
             )
         ids = long_enough[int(self.random.integers(len(long_enough)))]
-        taps = self.runner.run(ids, taps=self.taps, last_only=True).taps
+        taps = self._values(ids)
         return {tap: taps[tap][0] for tap in self.taps}
+
+    def _values(self, ids: Ints) -> Mapping[str, Floats]:
+        """Tap -> its value in a run of a reference prompt, with a batch axis of 1."""
+        return finite_run(self.runner, ids, taps=self.taps, last_only=True).taps

@@ -13,6 +13,7 @@ from time import perf_counter
 import numpy as np
 
 from gpt2kit.edits import Edit
+from gpt2kit.finite import finite_run, require_finite_run
 from gpt2kit.readout import Ints
 from gpt2kit.runner import LayerRunner, Run, Runner
 from gpt2kit.taps import residual_stream
@@ -30,7 +31,7 @@ class BaseRun:
         self.runner, self.ids, self.n_layer = runner, ids, n_layer
         self._entries = residual_stream(n_layer)
         entries = self._entries if isinstance(runner, LayerRunner) else ()
-        run = runner.run(ids, taps=[*taps, *entries], last_only=True)
+        run = finite_run(runner, ids, taps=[*taps, *entries], last_only=True)
         self.taps, self.logits = run.taps, run.logits[0, -1]
         self._layers, self._batches, self._seconds = 0, list[int](), 0.0
 
@@ -44,21 +45,22 @@ class BaseRun:
         """
         start = perf_counter()
         self._batches.append(rows)
+        ids = np.tile(self.ids, (rows, 1))
         if isinstance(self.runner, LayerRunner) and layer >= 0:
             self._layers += rows * (self.n_layer - layer)
             stream = np.repeat(self.taps[self._entries[layer]], rows, axis=0)
             run = self.runner.run_from(layer, stream, edits=edits, taps=taps, last_only=True)
+            require_finite_run(self.runner, run, ids, edits)
         else:
             self._layers += rows * self.n_layer
-            ids = np.tile(self.ids, (rows, 1))
-            run = self.runner.run(ids, edits=edits, taps=taps, last_only=True)
+            run = finite_run(self.runner, ids, edits=edits, taps=taps, last_only=True)
         self._seconds += perf_counter() - start
         return run
 
     def saving(self) -> Saving:
         """The saving of all copies so far; runs the prompt once more to time a plain run."""
         start = perf_counter()
-        self.runner.run(self.ids, last_only=True)
+        finite_run(self.runner, self.ids, last_only=True)
         runs = sum(self._batches)
         return Saving(
             layers_run=self._layers,

@@ -40,11 +40,12 @@ def processed(
     `runner` is unchanged. Embedding and unembedding are two matrices in the new model
     (`tie_word_embeddings` False).
     Equality holds up to the rounding of the model's dtype. `source` names the steps. Raises
-    InputError if all steps are off.
+    InputError if all steps are off, CheckpointError if a new weight becomes infinite in that dtype.
     """
     import torch
 
     from gpt2kit.model import GPT2
+    from gpt2kit.torch_engine.dtypes import converted
     from gpt2kit.torch_engine.runner import TorchRunner
 
     require_torch(runner, "rewriting weights")
@@ -70,7 +71,7 @@ def processed(
     dtype = runner.model.wte.weight.dtype
     model = GPT2.from_weights(
         replace(runner.config, tie_word_embeddings=False),
-        {name: x.to(dtype) for name, x in weights.items()},
+        {name: converted(name, x, dtype, x.device) for name, x in weights.items()},
     )
     source = replace(runner.source, model=f"{runner.source.model} ({done})")
     return TorchRunner(model, runner.tokenizer, source, runner.generation)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpt2kit.errors import InputError, TapError
+from gpt2kit.finite import finite_run
 from gpt2kit.prompts import index, prompt_ids
 from gpt2kit.readout import Floats
 from gpt2kit.runner import Runner
@@ -39,7 +40,7 @@ def collect(
     index(position, len(rows[shortest]), where=f"prompt {shortest}")
     found: dict[str, list[Floats]] = {tap: [] for tap in chosen}
     for batch in batches_by_tokens(rows):
-        run = runner.run(batch, taps=chosen, last_only=True, top_k=1)
+        run = finite_run(runner, batch, taps=chosen, last_only=True, top_k=1)
         columns = [position % len(row) for row in batch]
         for tap in chosen:
             found[tap].append(run.taps[tap][np.arange(len(batch)), columns])

@@ -11,6 +11,7 @@ from functools import partial
 import numpy as np
 
 from gpt2kit.edits import Edit
+from gpt2kit.finite import finite_run
 from gpt2kit.logits import log_softmax
 from gpt2kit.prompts import encode, prompt_ids, token_id, tokenizer_of
 from gpt2kit.readout import Floats
@@ -41,7 +42,7 @@ IOI = tuple(
 def loss(runner: Runner, *, text: str) -> Sequence[float]:
     """Mean negative log-probability of the tokens of a text, in nats."""
     ids = _ids(runner, text)
-    logprobs = log_softmax(runner.run(ids).logits[0, :-1].astype(np.float64))
+    logprobs = log_softmax(finite_run(runner, ids).logits[0, :-1].astype(np.float64))
     return [-float(logprobs[np.arange(len(ids) - 1), ids[1:]].mean())]
 
 
@@ -163,7 +164,7 @@ def _singles(runner: Runner, *tokens: str) -> list[int]:
 
 def _last_logits(runner: Runner, ids: Sequence[int], edits: Sequence[Edit] = ()) -> Floats:
     """(vocab,) logits after the last token, in float64."""
-    run = runner.run(ids, edits=edits, last_only=True)
+    run = finite_run(runner, ids, edits=edits, last_only=True)
     return np.asarray(run.logits[0, -1], np.float64)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpt2kit.errors import InputError
+from gpt2kit.finite import finite_run
 from gpt2kit.logits import largest
 from gpt2kit.prompts import Prompt, Selection, counted, prompt_ids, select
 from gpt2kit.readout import Floats, Ints
@@ -164,7 +165,7 @@ def patterns_by_layer(
     at_once = max(1, _MAX_WEIGHTS // size)
     for first in range(0, len(layers), at_once):
         part = layers[first : first + at_once]
-        taps = runner.run(ids, taps=[f"blocks.{i}.pattern" for i in part], top_k=1).taps
+        taps = finite_run(runner, ids, taps=[f"blocks.{i}.pattern" for i in part], top_k=1).taps
         for i in part:
             yield i, taps[f"blocks.{i}.pattern"]
 

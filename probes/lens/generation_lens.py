@@ -11,6 +11,7 @@ import numpy as np
 from gpt2kit.checks import check_function
 from gpt2kit.edit_arrays import listed
 from gpt2kit.edits import Edit
+from gpt2kit.finite import finite_unembed
 from gpt2kit.generation import generate
 from gpt2kit.logits import log_softmax
 from gpt2kit.prompts import encode, tokenizer_of
@@ -159,7 +160,7 @@ class _Reader:
         """(R, vocab) of each row at the last position."""
         if self._read is None or self._read[0] is not run:
             resid = np.stack([run.taps[row][0, -1] for row in self.rows])
-            self._read = run, self.runner.unembed(resid)
+            self._read = run, finite_unembed(self.runner, resid)
         return self._read[1]
 
 

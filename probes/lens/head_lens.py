@@ -13,6 +13,7 @@ import numpy as np
 
 from gpt2kit.checks import check_top_k
 from gpt2kit.defaults import Default
+from gpt2kit.finite import finite_readout, finite_run
 from gpt2kit.prompts import (
     Prompt,
     Selection,
@@ -121,9 +122,9 @@ def head_lens(
     top_k = check_top_k(top_k, runner.config.vocab_size)
     ids, wanted = prompt_ids(runner, prompt), token_ids(runner, targets, "targets")
     columns = select(positions, len(ids), "positions")
-    run = runner.run(ids, taps=[tap], last_only=True, top_k=1)
+    run = finite_run(runner, ids, taps=[tap], last_only=True, top_k=1)
     write = run.taps[tap][0, columns, head]  # (P, d_model)
-    read = runner.readout(write, top_k=top_k, targets=wanted)
+    read = finite_readout(runner, write, top_k=top_k, targets=wanted)
     assert read.target_logprobs is not None
     assert read.target_ranks is not None
     return HeadLens(

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from gpt2kit.checks import check_top_k
 from gpt2kit.errors import InternalError
+from gpt2kit.finite import finite_readout, finite_run
 from gpt2kit.prompts import Prompt, Selection, Token, prompt_ids, select, token_ids, token_texts
 from gpt2kit.readout import Floats, Ints, Readout
 from gpt2kit.result import prompt_header
@@ -50,7 +51,7 @@ def read_lens(
     followed = np.column_stack(
         [np.maximum(following, 0), np.broadcast_to(wanted, (len(columns), len(wanted)))]
     )
-    read = runner.readout(resid, top_k=top_k, targets=followed, reference=resid[-1])
+    read = finite_readout(runner, resid, top_k=top_k, targets=followed, reference=resid[-1])
     _check_last_row(read, int(columns.argmax()), *own, runner.precision)
     return LogitLens(
         **prompt_header(runner, ids, has_bos=prepend_bos),
@@ -93,7 +94,7 @@ def _streams(
 
     Tokens after the last column change nothing, so they are not run.
     """
-    run = runner.run(ids[: columns.max() + 1], taps=rows, last_only=True, top_k=2)
+    run = finite_run(runner, ids[: columns.max() + 1], taps=rows, last_only=True, top_k=2)
     assert run.top_ids is not None
     resid = np.stack([run.taps[row][0, columns] for row in rows])
     return resid, (run.logits[0, -1], run.top_ids[0, -1])

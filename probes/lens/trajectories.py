@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpt2kit.finite import finite_run, finite_unembed
 from gpt2kit.logits import log_softmax
 from gpt2kit.prompts import Prompt, Selection, counted
 from gpt2kit.readout import Floats, Ints
@@ -125,7 +126,7 @@ def trajectory(
 
 def _js(runner: Runner, read: LogitLens, lens: TunedLens | None) -> Floats:
     """(R, P) JS divergence of each row's reading to the last row's."""
-    taps = runner.run(read.prompt_ids, taps=read.rows, last_only=True, top_k=0).taps
+    taps = finite_run(runner, read.prompt_ids, taps=read.rows, last_only=True, top_k=0).taps
     resid = np.stack([taps[row][0, read.positions] for row in read.rows])
     if lens is not None:
         resid = lens.translate(resid)
@@ -133,7 +134,7 @@ def _js(runner: Runner, read: LogitLens, lens: TunedLens | None) -> Floats:
     step = max(1, _TILE // (rows * runner.config.vocab_size))
     out = np.empty((rows, count))
     for start in range(0, count, step):
-        logits = runner.unembed(resid[:, start : start + step])
+        logits = finite_unembed(runner, resid[:, start : start + step])
         for p in range(logits.shape[1]):
             out[:, start + p] = _js_to_last(log_softmax(logits[:, p].astype(np.float64)))
     return out.clip(min=0)  # rounding

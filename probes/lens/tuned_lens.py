@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from gpt2kit.checks import check_finite
 from gpt2kit.defaults import Default
-from gpt2kit.errors import InputError
+from gpt2kit.errors import CheckpointError, InputError
 from gpt2kit.prompts import Prompt, Selection
 from gpt2kit.readout import Floats
 from gpt2kit.result import Result, Row
@@ -42,6 +43,11 @@ class TunedLens(Result):
     weight: Floats  # (layer, d_model, d_model) A; row i makes entry i
     bias: Floats  # (layer, d_model) b
 
+    def __post_init__(self) -> None:
+        """Raise InputError if A or b of a layer is NaN or infinite."""
+        check_finite("weight", self.weight, "float64")
+        check_finite("bias", self.bias, "float64")
+
     @classmethod
     def identity(cls, runner: Runner) -> TunedLens:
         """A and b of zeros: the logit lens itself."""
@@ -53,11 +59,14 @@ class TunedLens(Result):
     def translate(self, resid: Floats) -> Floats:
         """Residual streams (layer + 1, pos, d_model), the embedding first, as the lens reads them.
 
-        The last one stays as it is. Raises InputError for another shape.
+        The last one stays as it is. Raises InputError for another shape, or if a stream becomes
+        infinite.
         """
         if resid.ndim != 3 or (len(resid) - 1, resid.shape[-1]) != self.bias.shape:
             raise InputError(f"streams of shape {resid.shape} do not fit {self!r}")
-        moved = resid[:-1] + resid[:-1] @ self.weight.transpose(0, 2, 1) + self.bias[:, None]
+        with np.errstate(over="ignore", invalid="ignore"):  # checked below
+            moved = resid[:-1] + resid[:-1] @ self.weight.transpose(0, 2, 1) + self.bias[:, None]
+        check_finite("a translated stream", moved, resid.dtype.name)
         return np.concatenate([moved.astype(resid.dtype), resid[-1:]])
 
     def check(self, runner: Runner) -> None:
@@ -89,9 +98,14 @@ class TunedLens(Result):
         be checked; a warning says so. Raises CheckpointError for anything else.
         """
         path = Path(path)
+        read = tuned_files.read_published if path.is_dir() else tuned_files.read_saved
+        parts = read(path)
+        try:
+            lens = cls(*parts)
+        except InputError as error:
+            raise CheckpointError(f"{path}: {error}") from error
         if not path.is_dir():
-            return cls(*tuned_files.read_saved(path))
-        lens = cls(*tuned_files.read_published(path))
+            return lens
         warnings.warn(
             f"{path}: a published lens does not say which weights it belongs to; only its "
             f"sizes are checked, so read {lens.source} with it and nothing else",

@@ -9,7 +9,8 @@ import numpy as np
 
 from gpt2kit.checks import check_function, check_integer, check_number
 from gpt2kit.defaults import Default
-from gpt2kit.errors import InputError
+from gpt2kit.errors import InputError, NonFiniteError
+from gpt2kit.finite import finite_run, is_finite
 from gpt2kit.prompts import Prompt, counted, row_of_ids
 from gpt2kit.readout import Floats, Ints
 from gpt2kit.taps import residual_stream
@@ -42,7 +43,8 @@ def train_tuned_lens(
     on_progress: called after each step with the number of steps done and the step's losses
                  (layer,): KL to the final layer in nats, the mean over the step's tokens, before
                  the translators were changed.
-    Raises InputError for a text shorter than one piece.
+    Raises InputError for a text shorter than one piece, NonFiniteError if the model overflows or
+    the training diverges.
     """
     runner = require_torch(runner, "training a tuned lens")
     check_integer("steps", steps)
@@ -65,12 +67,12 @@ def train_tuned_lens(
             starts = rng.integers(0, len(ids) - length + 1, batch)
             yield ids[starts[:, None] + np.arange(length)]
 
-    weight, bias = _train(runner.model, pieces(), steps, lr, on_progress)
+    weight, bias = _train(runner, pieces(), steps, lr, on_progress)
     return TunedLens(str(runner.source), weight_digests(runner), weight, bias)
 
 
 def _train(
-    model: GPT2, pieces: Iterator[Ints], steps: int, lr: float, on_step: OnStep | None
+    runner: TorchRunner, pieces: Iterator[Ints], steps: int, lr: float, on_step: OnStep | None
 ) -> tuple[Floats, Floats]:
     """The trained A (layer, d_model, d_model) and b (layer, d_model).
 
@@ -79,11 +81,8 @@ def _train(
     import torch
     from torch import nn
 
-    width, layers, device = (
-        model.config.n_embd,
-        range(model.config.n_layer),
-        model.wte.weight.device,
-    )
+    model, config, device = runner.model, runner.config, runner.device
+    width, layers = config.n_embd, range(config.n_layer)
     with torch.inference_mode(False):  # a caller's inference mode would allow no training
         weights = [nn.Parameter(torch.zeros(width, width, device=device)) for _ in layers]
         biases = [nn.Parameter(torch.zeros(width, device=device)) for _ in layers]
@@ -97,6 +96,9 @@ def _train(
                     loss = _kl(model, h + h @ weight.T + bias, final)
                     loss.backward()  # type: ignore[no-untyped-call]  # frees this layer's logits
                 losses[i] = loss.item()
+            if not is_finite(losses):
+                finite_run(runner, ids, last_only=True)  # if it is the model that overflows
+                raise NonFiniteError(f"the loss is not finite at step {step}; give a lower lr")
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()

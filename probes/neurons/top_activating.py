@@ -11,6 +11,7 @@ import numpy as np
 
 from gpt2kit.checks import check_integer
 from gpt2kit.errors import InputError
+from gpt2kit.finite import finite_run
 from gpt2kit.logits import largest
 from gpt2kit.printable import printable
 from gpt2kit.prompts import Prompt, counted, tokenizer_of
@@ -107,7 +108,8 @@ def top_activating(
     best, corpus = list[_Place](), _Corpus()
     pieces = _pieces(tokenizer_of(runner), texts, runner.config.n_positions)
     for batch in batches_by_tokens(pieces, lambda piece: len(piece.ids)):
-        run = runner.run([piece.ids for piece in batch], taps=[tap], last_only=True, top_k=1)
+        ids = [piece.ids for piece in batch]
+        run = finite_run(runner, ids, taps=[tap], last_only=True, top_k=1)
         for piece, row in zip(batch, run.taps[tap][:, :, neuron], strict=True):
             values = row[: len(piece.ids)].astype(np.float64)
             corpus = corpus.add(values)

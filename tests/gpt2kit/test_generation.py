@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt2kit import Edit, TorchRunner, generate
-from gpt2kit.errors import EditError, GPT2KitError, InputError
+from gpt2kit.errors import EditError, InputError, NonFiniteError
 from gpt2kit.generation import steps
 from gpt2kit.logits import largest
 from gpt2kit.runner import Run
@@ -424,10 +424,11 @@ def test_an_edit_of_one_row_changes_that_row_alone(torch_runner):
     assert (plain[:, 1] != edited[:, 1]).any()
 
 
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
 @pytest.mark.parametrize("greedy", [True, False])
-def test_logits_that_are_not_numbers_are_told(greedy):
-    with pytest.raises(GPT2KitError, match="not numbers"):
-        pick(Sampler(top_k=2, greedy=greedy), np.array([[0.0, np.nan, 1.0]]))
+def test_logits_that_are_not_numbers_are_told(greedy, wrong):
+    with pytest.raises(NonFiniteError, match="logits to choose a token from are NaN or infinite"):
+        pick(Sampler(top_k=2, greedy=greedy), np.array([[0.0, wrong, 1.0]]))
 
 
 @pytest.mark.parametrize("k", [1, 2, 7, 40])

@@ -95,7 +95,7 @@ def test_every_error_is_of_the_tree_and_has_an_exit_code():
     from gpt2kit import errors
 
     kinds = [x for x in vars(errors).values() if inspect.isclass(x)]
-    assert len(kinds) == 11
+    assert len(kinds) == 12
     for kind in kinds:
         assert issubclass(kind, errors.GPT2KitError)
         codes = {errors.ParityError: 1, errors.InternalError: 70}

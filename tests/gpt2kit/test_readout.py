@@ -1,4 +1,4 @@
-"""Rare readouts: many targets, no vectors, vectors that hold NaN."""
+"""Rare readouts: many targets, no vectors, vectors that are not finite."""
 
 import re
 import sys
@@ -9,6 +9,7 @@ import pytest
 
 from exporters import open_onnx
 from gpt2kit.errors import InputError
+from gpt2kit.runner import LayerRunner
 from tests.conftest import CONFIG, QUANTISED_TAPS, close
 
 D, VOCAB = CONFIG.n_embd, CONFIG.vocab_size
@@ -50,17 +51,20 @@ def test_many_targets_take_no_memory_of_their_own(bundled, bundled_file, quantiz
     assert resident("VmHWM") - before < at_once / 4
 
 
-def test_what_is_no_number_ranks_nowhere_and_spoils_nothing_else(runner):
-    x = vectors(2, 3)
-    want = runner.readout(x, targets=[5, 7])
-    x[0, 1, 0] = np.nan
-    got = runner.readout(x, targets=[5, 7])
-    assert (got.target_ranks[0, 1] == 0).all()
-    assert np.isnan(got.log_z[0, 1])
-    good = np.isfinite(got.log_z)
-    assert good.sum() == 5
-    close(got.log_z[good], want.log_z[good])
-    assert (got.target_ranks[good] == want.target_ranks[good]).all()
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf, 1e300])
+def test_vectors_that_are_not_finite_are_refused(runner, wrong):
+    x = vectors(2, 3).astype(np.float64)
+    good = x.copy()
+    x[0, 1, 2] = wrong
+    told = "but float32 holds numbers up to" if wrong == 1e300 else "give finite numbers"
+    readers = [runner.readout, runner.unembed]
+    if isinstance(runner, LayerRunner):
+        readers.append(lambda stream: runner.run_from(1, stream))
+    for read in readers:
+        with pytest.raises(InputError, match=rf"resid\[0, 1, 2\] is .*{told}"):
+            read(x)
+    with pytest.raises(InputError, match=rf"reference\[1, 2\] is .*{told}"):
+        runner.readout(good, reference=x[0])
 
 
 def test_nothing_to_read_is_said_in_one_line(runner):

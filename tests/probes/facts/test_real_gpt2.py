@@ -28,7 +28,7 @@ class Disguised:
         p = np.exp(-self.loss)
         logits = np.full((1, len(ids), 5000), np.log((1 - p) / 4999))
         logits[0, [0, 1, 2], ids[1:]] = np.log(p)
-        return type("Run", (), {"logits": logits})
+        return type("Run", (), {"logits": logits, "taps": {}})
 
 
 def test_only_a_model_with_gpt2s_sizes_vocabulary_and_loss_is_gpt2(monkeypatch):

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from gpt2kit import TorchRunner
-from gpt2kit.errors import InputError, InternalError
+from gpt2kit.errors import InputError, InternalError, NonFiniteError
 from probes import LogitLens, logit_lens
 from probes.lens.logit_lens import SITES
 from tests.conftest import CONFIG, close
@@ -174,12 +174,20 @@ class Tampered:
         lambda read: replace(read, log_z=read.log_z + 0.01),
         lambda read: replace(read, top_logprobs=read.top_logprobs - 0.01),
         lambda read: replace(read, top_ids=(read.top_ids + 1) % CONFIG.vocab_size),
-        lambda read: replace(read, log_z=read.log_z * np.nan),
     ],
 )
 def test_a_readout_that_is_not_the_models_own_is_caught(torch_runner, change):
     logit_lens(Tampered(torch_runner, lambda read: read), PROMPT)
     with pytest.raises(InternalError, match=r"the lens' last row is .* from the model's logits"):
+        logit_lens(Tampered(torch_runner, change), PROMPT)
+
+
+@pytest.mark.parametrize("name", ["log_z", "entropy"])
+def test_a_readout_that_is_not_finite_is_no_bug_but_an_overflow(torch_runner, name):
+    def change(read):
+        return replace(read, **{name: getattr(read, name) * np.nan})
+
+    with pytest.raises(NonFiniteError, match="the logits of a residual vector are not finite"):
         logit_lens(Tampered(torch_runner, change), PROMPT)
 
 
