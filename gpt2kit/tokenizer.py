@@ -14,6 +14,7 @@ from gpt2kit.added_tokens import END_OF_TEXT, added_tokens, joined_settings
 from gpt2kit.checks import check_integers, check_text, short
 from gpt2kit.errors import CheckpointError, InputError
 from gpt2kit.json_files import read_object
+from gpt2kit.panics import explained_panics
 
 _GPT2_CLASSES = (None, "GPT2Tokenizer", "GPT2TokenizerFast")
 
@@ -30,6 +31,9 @@ class Tokenizer:
     ) -> None:
         self._inner = inner
         self.settings: Mapping[str, Any] = dict(settings or {})
+        # Only tokenizers with regular expressions of their own are known to panic.
+        parts = (inner.normalizer, inner.pre_tokenizer, inner.decoder)
+        self._has_regex = any("Regex(" in str(part) for part in parts)
         inner.no_truncation()
         inner.no_padding()
 
@@ -52,18 +56,21 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Token ids of a text; `<|endoftext|>` in it is the one special token.
 
-        Raises InputError for anything but text, and for lone surrogates.
+        Raises InputError for anything but text, and for lone surrogates; CheckpointError if the
+        tokenizer's own regular expressions take too long.
         """
         check_text("text", text)
         if any("\ud800" <= c <= "\udfff" for c in text):
             raise InputError("the text holds lone surrogates, which are not UTF-8; remove them")
-        ids: list[int] = self._inner.encode(text, add_special_tokens=False).ids
+        with explained_panics(quiet=self._has_regex):
+            ids: list[int] = self._inner.encode(text, add_special_tokens=False).ids
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of these ids; bytes that are not UTF-8 become U+FFFD."""
         row = check_integers("ids", ids).tolist()
-        text: str = self._inner.decode(row, skip_special_tokens=False)
+        with explained_panics(quiet=self._has_regex):
+            text: str = self._inner.decode(row, skip_special_tokens=False)
         return text
 
     def tokens(self, ids: Sequence[int]) -> list[str]:

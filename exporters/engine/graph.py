@@ -94,7 +94,7 @@ class Graph(ABC, Generic[CacheT]):
         """Call onnxruntime. Returns `outputs` on the CPU, then `presents` on the device."""
         session = self.sessions.carrying(call.outputs)
         binding = session.io_binding()
-        self._bind_inputs(binding, call)
+        self.sessions.attempt(lambda: self._bind_inputs(binding, call))
         for name in call.outputs:
             binding.bind_output(name, "cpu")
         for name, buffer in call.presents.items():

@@ -11,7 +11,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, parser
 
-from exporters.engine.sessions import providers
+from exporters.engine.sessions import providers, session_options
 
 ELEMENT = {
     "float32": TensorProto.FLOAT,
@@ -65,4 +65,4 @@ def as_float32(value: ort.OrtValue, device: str) -> NDArray[np.float32]:
 def _widening_session(device: str) -> ort.InferenceSession:
     """A session that casts bfloat16 to float32, which numpy cannot."""
     model = parser.parse_model(_WIDEN).SerializeToString()
-    return ort.InferenceSession(model, providers=providers(device))
+    return ort.InferenceSession(model, session_options(1), providers=providers(device))

@@ -27,10 +27,13 @@ def costly(output: str) -> bool:
     return output != "ln_f" and ".resid_" not in output
 
 
+_FATAL = 4  # errors are raised as well; onnxruntime's red lines would stand beside ours
+
+
 def session_options(threads: int | None) -> ort.SessionOptions:
     """Options of a quiet session. threads: by default one for each physical core."""
     options = ort.SessionOptions()
-    options.log_severity_level = 3  # errors; they are raised as well
+    options.log_severity_level = _FATAL
     options.intra_op_num_threads = threads or physical_cores()
     # Threads wait for the next node by spinning. Soon after a run they must leave the processor to
     # the next session: while generating, that is the readout of each step.
@@ -44,6 +47,7 @@ def run_options(cuda_graph: int = -1) -> ort.RunOptions:
     It is set on the CPU too: where it is not set, onnxruntime searches for it at every run.
     """
     options = ort.RunOptions()
+    options.log_severity_level = _FATAL
     options.add_run_config_entry("gpu_graph_id", str(cuda_graph))
     return options
 

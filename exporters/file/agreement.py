@@ -17,7 +17,7 @@ import onnx
 from onnx import TensorProto, ValueInfoProto
 
 from exporters.file.metadata import FileMetadata
-from exporters.file.names import LOGITS_POSITIONS, edit_names
+from exporters.file.names import LOGITS_POSITIONS, edit_names, past_names, present_names
 from exporters.file.packing import BITS
 from gpt2kit.errors import EngineError
 from gpt2kit.weight_names import weight_shapes
@@ -42,13 +42,17 @@ def _contradictions(model: onnx.ModelProto, meta: FileMetadata) -> Iterator[tupl
     inputs = {value.name: value for value in model.graph.input}
     outputs = {value.name: value for value in model.graph.output}
     yield from _sizes(inputs, outputs, meta)  # first: what follows takes time for each layer
+    standard = {"input_ids", "attention_mask", "position_ids", *past_names(meta.config.n_layer)}
+    edits = {name for name in inputs if name.endswith((".keep", ".add"))}
+    yield from _names("input", standard, set(inputs) - edits - {LOGITS_POSITIONS})
+    presents = present_names(meta.config.n_layer)
+    yield from _names("output", {"logits", *presents}, {"logits", *presents} & set(outputs))
     opset = {entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")}
     yield from _differ("opset", meta.opset, opset)
     fused = LOGITS_POSITIONS in inputs
     yield from _differ("profile", meta.profile, {"fused" if fused else "portable"})
     taps = {name for name in outputs if name != "logits" and not name.startswith("present.")}
     yield from _names("taps", set(meta.taps), taps)
-    edits = {name for name in inputs if name.endswith((".keep", ".add"))}
     yield from _names("edits", {name for tap in meta.edits for name in edit_names(tap)}, edits)
     yield from _weights(model, meta)
     epsilons = {
