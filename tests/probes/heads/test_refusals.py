@@ -34,7 +34,10 @@ from tests.conftest import random_model
         (lambda r: attention_patterns(r, "a", layers=[1]).show(0, 0), "the layers here are 1, hea"),
         (lambda r: attention_patterns(r, "a").show(0, 3), "head 0.3: .* heads 0 to 2"),
         (lambda r: attention_statistics(r, "a"), "one token, which can only look at itself"),
-        (lambda r: head_scores(r), "length = 50: twice that does not fit the context of 40"),
+        (
+            lambda r: head_scores(r, length=50),
+            "length = 50: twice that does not fit the context of 40",
+        ),
         (lambda r: head_scores(r, length=0), "length = 0 must be at least 1"),
         (lambda r: head_scores(r, length=4, batch=0), "batch = 0 must be at least 1"),
         (lambda r: head_scores(r, prompt=[999]), "token id 999 is outside the vocabulary"),
