@@ -111,3 +111,51 @@ def test_every_development_tool_is_pinned():
     needed = [line for name in ("probes", "pandas", "test", "dev") for line in extras[name]]
     names = {re.split(r"[\[<>=; ]", line)[0].lower() for line in needed} - {"gpt2kit"}
     assert [name for name in sorted(names) if f"\n{name}==" not in pins] == []
+
+
+SERVE = (ROOT / "requirements-serve.txt").read_text(encoding="utf-8").splitlines()
+OUT_OF_REACH = "Retrying|NewConnectionError|Temporary failure|Network is unreachable|timed out"
+
+
+@pytest.fixture(scope="module")
+def serving(wheel, tmp_path_factory) -> Path:
+    """An environment of its own, from the registry, with requirements-serve.txt and the wheel."""
+    folder = tmp_path_factory.mktemp("serving")
+    venv.create(folder, with_pip=False, symlinks=os.name != "nt")
+    programs = folder / ("Scripts" if os.name == "nt" else "bin")
+    pip = [sys.executable, "-m", "pip", "--python", programs / "python", "install", "--no-deps"]
+    files = ["-c", ROOT / "constraints.txt", "-r", ROOT / "requirements-serve.txt", wheel]
+    done = subprocess.run([*pip, *files], capture_output=True, text=True, env=CLEAN)
+    if done.returncode and re.search(OUT_OF_REACH, done.stderr + done.stdout):
+        pytest.skip("NOT TESTED: the package registry is out of reach")
+    assert done.returncode == 0, done.stderr
+    return programs
+
+
+@pytest.mark.slow
+def test_an_exported_file_is_served_without_torch(serving, file_of, tmp_path):
+    file = file_of(taps="*", edits="*")
+    for command in (
+        "generate hi -n 3 --edit embed*=2",
+        "lens hi",
+        "heads --length 9",
+        "bench",
+    ):
+        assert run(serving / "gpt2kit", *command.split(), "--onnx", file, folder=tmp_path)
+    assert file.name in run(serving / "gpt2kit", "inspect", file, folder=tmp_path)
+    absent = "import importlib.util as u; print(u.find_spec('torch'), u.find_spec('safetensors'))"
+    assert run(serving / "python", "-c", absent, folder=tmp_path).split() == ["None", "None"]
+    done = subprocess.run(
+        [serving / "gpt2kit", "lens", "hi", "--model", "bundled"],
+        capture_output=True, text=True, cwd=tmp_path, env=CLEAN,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("gpt2kit: error: torch is not installed; run `pip install torch`")
+
+
+def test_the_set_for_serving_agrees_with_pyproject():
+    needed = {line for line in SERVE if line and not line.startswith("#")}
+    of_files = {"torch", "onnxscript", "huggingface_hub", "safetensors"}  # tracing, checkpoints
+    for line in PROJECT["dependencies"]:
+        name = re.split(r"[\[<>=; ]", line)[0]
+        assert (line in needed) == (name not in of_files), line
