@@ -7,7 +7,7 @@ WORKERS := 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test fast lint format dist clean
+.PHONY: demo test fast clients lint format dist clean
 
 demo: $(VENV)/.installed
 	$(BIN)/gpt2kit lens --model bundled "Alice was beginning to get very tired of sitting by her sister"
@@ -18,6 +18,10 @@ test: lint
 
 fast: $(VENV)/.installed-dev
 	$(PYTEST) -m "not slow"
+
+# Fetches foreign clients into .clients/; wants node, npm and chromium.
+clients: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m clients
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -35,7 +39,7 @@ dist: $(VENV)/.installed-dev
 	$(BIN)/python -m twine check --strict dist/*
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) .clients build dist *.egg-info
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

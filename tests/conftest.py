@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -102,10 +103,12 @@ def pytest_collection_modifyitems(items) -> None:
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
-    skipped = terminalreporter.stats.get("skipped", [])
-    count = sum("NOT TESTED" in str(report.longrepr) for report in skipped)
-    if count:
-        terminalreporter.write_line(f"{count} CUDA tests NOT RUN: {no_gpu()}", yellow=True)
+    """Say which tests could not run here, and why."""
+    mark = "NOT TESTED: "
+    skipped = (str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", []))
+    reasons = Counter(text.split(mark, 1)[1] for text in skipped if mark in text)
+    for reason, count in reasons.items():
+        terminalreporter.write_line(f"{count} tests NOT RUN: {reason}", yellow=True)
 
 
 @pytest.fixture(scope="session")
