@@ -7,6 +7,7 @@ import pytest
 
 from gpt2kit import GPT2Config, Tokenizer, TorchRunner, load
 from gpt2kit.errors import GPT2KitError
+from gpt2kit.errors import NonFiniteError
 from gpt2kit.runner import Source
 from probes.facts import real_gpt2
 from probes.facts.check import check_facts
@@ -16,6 +17,9 @@ from tests.conftest import GPT2_TOKENIZER, random_model
 
 class Disguised:
     """A runner with gpt2's sizes and a given loss on HELLO."""
+
+    taps: tuple[str, ...] = ()
+    dtype = "float16"
 
     def __init__(self, loss: float, **change) -> None:
         self.config = replace(GPT2Config(), **change)
@@ -37,12 +41,13 @@ def test_only_a_model_with_gpt2s_sizes_vocabulary_and_loss_is_gpt2(monkeypatch):
     for other in (
         Disguised(np.log(50257)),
         Disguised(5.0),
-        Disguised(float("nan")),
         Disguised(5.3318558, n_layer=24),
         Disguised(5.3318558, n_embd=1024, n_head=16),
     ):
         with pytest.raises(NotTheRealModel):
             real_gpt2.require_gpt2(other)
+    with pytest.raises(NonFiniteError, match="try --dtype float32"):
+        real_gpt2.require_gpt2(Disguised(float("nan")))
     monkeypatch.setattr(real_gpt2, "MARY", 1)
     real = Disguised(5.3318558)
     monkeypatch.setattr(real_gpt2, "MARY", 2)
