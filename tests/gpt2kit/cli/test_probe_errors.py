@@ -12,7 +12,7 @@ X = ["--target", "a", "--foil", "b"]
 
 
 BAD = [
-    ("heads", [], "length = 50: twice that does not fit the context of 40"),
+    ("heads", ["--length", "50"], "length = 50: twice that does not fit the context of 40"),
     ("heads", ["--length", "0"], "length = 0 must be at least 1"),
     ("heads", ["--prompt", ""], "the prompt is empty"),
     ("heads", ["--prompt", LONG], "the context holds 40"),
