@@ -23,6 +23,10 @@ class GPT2KitError(Exception):
 
     exit_code = 2
 
+    def __str__(self) -> str:
+        """The message on one line, even where it repeats a name that holds line breaks."""
+        return " ".join(super().__str__().splitlines())
+
 
 class ConfigError(GPT2KitError):
     """The model's configuration is not one that gpt2kit computes."""

@@ -219,3 +219,8 @@ def test_numbers_too_large_for_an_array_are_out_of_range(torch_runner):
 
 def test_a_path_with_a_nul_is_one_line():
     assert "NUL" in refused(lambda: as_path("a\0b.onnx"), InputError)
+
+
+@pytest.mark.parametrize("key", ["a\nb", "\r", "a\x0bb\x85c\u2028d"])
+def test_a_name_with_line_breaks_stays_on_one_line(key):
+    refused(lambda: GPT2Config.from_hf({"model_type": "gpt2", key: 7}), ConfigError)
