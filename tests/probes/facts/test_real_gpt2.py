@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from gpt2kit import GPT2Config, Tokenizer, TorchRunner, load
-from gpt2kit.errors import GPT2KitError
-from gpt2kit.errors import NonFiniteError
+from gpt2kit.errors import GPT2KitError, NonFiniteError
 from gpt2kit.runner import Source
 from probes.facts import real_gpt2
 from probes.facts.check import check_facts
