@@ -101,9 +101,9 @@ def _weights(model: onnx.ModelProto, meta: FileMetadata) -> Iterator[tuple[str, 
         bits = _bits(name, meta.quantize) if len(shape) == 2 else None
         weight = find(f"{name}.packed" if bits else name)
         wanted = math.prod(shape) * (bits or 8) // 8  # values, or bytes of a packed matrix
-        found = 0 if weight is None else math.prod(weight.dims)
-        renamed = weight is None and name not in meta.weights  # by a tool that changes graphs
-        if found != wanted and not renamed:
+        # One that is missing may have been renamed by another tool; reading it is an error.
+        found = wanted if weight is None else math.prod(weight.dims)
+        if found != wanted:
             yield f"{name} {shape} as {meta.precision}", f"holds {found} numbers of {wanted}"
 
 

@@ -201,7 +201,10 @@ def test_a_source_that_is_not_at_hand_asks_for_its_folder(onnx_runner, monkeypat
 def test_a_graph_that_does_not_run_is_one_error(onnx_runner, torch_runner, tmp_path):
     model = onnx.load(onnx_runner.path)
     (table,) = (w for w in model.graph.initializer if w.name == "wpe.weight")
-    table.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(table)[:4], "wpe.weight"))
+    # Under another name, so that opening does not compare its size with the metadata.
+    table.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(table)[:4], "short table"))
+    for node in model.graph.node:
+        node.input[:] = ["short table" if name == "wpe.weight" else name for name in node.input]
     (tmp_path / "short.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(EngineError, match=r"short\.onnx: onnxruntime .* cannot run it: ") as caught:
         compare(torch_runner, open_onnx(tmp_path / "short.onnx", device="cpu"))
