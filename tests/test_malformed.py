@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 import gpt2kit
 from exporters.file.metadata import FileMetadata
@@ -224,3 +225,11 @@ def test_a_path_with_a_nul_is_one_line():
 @pytest.mark.parametrize("key", ["a\nb", "\r", "a\x0bb\x85c\u2028d"])
 def test_a_name_with_line_breaks_stays_on_one_line(key):
     refused(lambda: GPT2Config.from_hf({"model_type": "gpt2", key: 7}), ConfigError)
+
+
+@pytest.mark.parametrize("layers", ["0", "-1", "1000000000000", HUGE, "1e400", "NaN", '"x"', "[]"])
+def test_a_published_lens_of_a_wrong_size_is_one_line(tmp_path, layers):
+    torch.save({"0.weight": torch.eye(4), "0.bias": torch.zeros(4)}, tmp_path / "params.pt")
+    config = f'{{"num_hidden_layers": {layers}, "d_model": 4}}'
+    (tmp_path / "config.json").write_text(config)
+    assert "not a tuned lens" in refused(lambda: TunedLens.load(tmp_path))

@@ -64,6 +64,8 @@ def read_published(folder: Path) -> Parts:
         layers, width = int(config["num_hidden_layers"]), int(config["d_model"])
         name = str(config.get("base_model_name_or_path", folder.name))
         state = torch.load(folder / "params.pt", map_location="cpu", weights_only=True)
+        if not 0 < layers <= len(state):
+            raise ValueError(f"{layers} layers in config.json, {len(state)} tensors in params.pt")
     except Exception as error:  # a damaged pickle can fail in any way
         raise CheckpointError(f"{folder}: not a tuned lens that can be read ({error!r})") from error
     shapes: dict[str, tuple[int, ...]] = {f"{i}.weight": (width, width) for i in range(layers)}
