@@ -5,7 +5,6 @@ of its own and prints, for each file, the tokens of greedy decoding and the logi
 """
 
 import json
-import subprocess
 from functools import cache
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pytest
 from exporters import export_onnx, open_onnx
 from exporters.parity.compare import TOLERANCE, relative_error
 from gpt2kit.torch_engine.dtypes import DTYPES, rounded
-from tests.clients import environments
+from tests.clients import environments, running
 
 pytestmark = [pytest.mark.clients, pytest.mark.slow]
 
@@ -27,15 +26,13 @@ FILES = {
 }
 INT8 = 0.05  # between kernels, which round activations in ways of their own
 PROFILES = ("portable", "fused")
-PROGRAMS = Path(__file__).parent / "programs"
-PYTHON_CLIENTS = ("onnxruntime", "genai", "optimum", "openvino")
 TRANSFORMERS_WEB = "/node_modules/@huggingface/transformers/node_modules/onnxruntime-web/dist"
 BUILDS = {
     "wasm": "/node_modules/onnxruntime-web/dist/ort.wasm.min.mjs",
     "asyncify": f"{TRANSFORMERS_WEB}/ort.webgpu.min.mjs",
     "jspi": f"{TRANSFORMERS_WEB}/ort.jspi.min.mjs",
 }
-CLIENTS = [*PYTHON_CLIENTS, "transformers_js", *(f"browser-{build}" for build in BUILDS)]
+CLIENTS = [*running.PYTHON, "transformers_js", *(f"browser-{build}" for build in BUILDS)]
 # GroupQueryAttention is onnxruntime's own operator.
 PAIRS = [(c, p) for c in CLIENTS for p in PROFILES if (c, p) != ("openvino", "fused")]
 
@@ -60,7 +57,9 @@ def said(folders, bundled):
     def run(program: str, profile: str) -> list[dict]:
         request = {"folder": str(folders[profile]), "files": [*FILES], "text": TEXT}
         request |= {"ids": ids, "count": COUNT, "builds": BUILDS}
-        return run_program(program, request)
+        path = running.path(program)
+        output = running.run(path, path.read_text(), request)
+        return [json.loads(line) for line in output.splitlines() if line.startswith("{")]
 
     def of(client: str, profile: str) -> dict[str, dict]:
         program, _, build = client.partition("-")
@@ -68,23 +67,6 @@ def said(folders, bundled):
         return {result["file"]: result for result in results if result.get("build", "") == build}
 
     return of
-
-
-def run_program(program: str, request: dict) -> list[dict]:
-    """What a program of `programs/` prints, a JSON object on each line."""
-    folder = Path(request["folder"])
-    if program in PYTHON_CLIENTS:
-        command = [*environments.python(program), str(PROGRAMS / f"{program}_client.py")]
-    else:
-        if program == "browser":
-            request = request | {"browser": environments.tool("chromium", "chromium-browser")}
-        command, folder = [*environments.node(), f"{program}.mjs"], environments.NODE
-        (folder / f"{program}.mjs").write_text((PROGRAMS / f"{program}.mjs").read_text())
-    result = subprocess.run(
-        [*command, json.dumps(request)], cwd=folder, capture_output=True, text=True, timeout=300
-    )
-    assert result.returncode == 0, result.stdout[-1000:] + result.stderr[-3000:]
-    return [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
 
 
 @pytest.fixture(scope="module")

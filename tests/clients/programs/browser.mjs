@@ -9,14 +9,15 @@ const FLAGS =
   "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking " +
   "--disable-component-update --disable-sync";
 
-const { folder, files, ids, count, builds, browser: executablePath } = JSON.parse(process.argv[2]);
+const request = JSON.parse(process.argv[2]);
+const { folder, files = [], ids, count, builds = {}, script, browser: executablePath } = request;
 
 // Files of the export under /out/, the installed packages under /node_modules/.
 const server = createServer((request, response) => {
   const path = decodeURIComponent(request.url);
   response.setHeader("Content-Type", TYPES[extname(path)] ?? "application/octet-stream");
   if (path === "/index.html") return response.end("<!doctype html><title>gpt2kit</title>");
-  const file = path.startsWith("/out/") ? join(folder, path.slice(5)) : join(process.cwd(), path);
+  const file = path.startsWith("/out/") ? join(folder, path.slice(5)) : join(import.meta.dirname, path);
   return createReadStream(file)
     .on("error", () => response.writeHead(404).end())
     .pipe(response);
@@ -56,6 +57,15 @@ async function generate({ module, file, ids, count }) {
 
 const browser = await chromium.launch({ executablePath, args: FLAGS.split(" ") });
 try {
+  if (script) {
+    // A page that shows its answer.
+    const page = await browser.newPage();
+    page.on("pageerror", (error) => console.error(error));
+    await page.goto(`http://127.0.0.1:${server.address().port}/index.html`);
+    await page.addScriptTag({ type: "module", content: script });
+    await page.waitForFunction(() => document.body.textContent);
+    console.log(await page.textContent("body"));
+  }
   for (const [build, module] of Object.entries(builds)) {
     const page = await browser.newPage();
     page.on("pageerror", (error) => console.error(build, error));

@@ -29,7 +29,14 @@ def generate(path: str, ids: list[int], count: int) -> tuple[list[int], list[lis
     return tokens, [row.tolist() for row in logits]
 
 
-request = json.loads(sys.argv[1])
-for file in request["files"]:
-    tokens, logits = generate(f"{request['folder']}/onnx/{file}", request["ids"], request["count"])
-    print(json.dumps({"file": file, "tokens": tokens, "logits": logits}))
+def main() -> None:
+    request = json.loads(sys.argv[1])
+    for file in request["files"]:
+        tokens, logits = generate(
+            f"{request['folder']}/onnx/{file}", request["ids"], request["count"]
+        )
+        print(json.dumps({"file": file, "tokens": tokens, "logits": logits}))
+
+
+if __name__ == "__main__":
+    main()
