@@ -97,7 +97,13 @@ def _producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
 
 
 def _drop_unread(graph: ir.Graph) -> None:
-    """Remove nodes whose outputs are not read."""
+    """Remove nodes whose outputs are not read, and constants that only they read.
+
+    Some runtimes warn of a constant that nothing reads.
+    """
     for node in reversed(list(graph)):
         if not any(value.uses() or value.is_graph_output() for value in node.outputs):
             graph.remove(node, safe=True)
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del graph.initializers[name]

@@ -96,3 +96,13 @@ def test_the_portable_profile_has_standard_operators_only(torch_runner, tmp_path
     export_onnx(torch_runner, tmp_path / "x.onnx")
     model = onnx.load(tmp_path / "x.onnx")
     assert {node.domain for node in model.graph.node} == {""}
+
+
+@pytest.mark.parametrize("profile", ["portable", "fused"])
+@pytest.mark.parametrize("taps", [(), "*"])
+def test_every_constant_is_read(file_of, profile, taps):
+    """Some runtimes warn of a constant that nothing reads."""
+    graph = onnx.load(file_of(profile, taps=taps, edits=taps)).graph
+    read = {name for node in graph.node for name in node.input}
+    read |= {output.name for output in graph.output}
+    assert [weight.name for weight in graph.initializer if weight.name not in read] == []
