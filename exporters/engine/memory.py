@@ -63,6 +63,8 @@ def _file_weights(path: Path) -> tuple[int, int]:
     """Bytes, as the file holds them, of the weights that the graph reads whole, and of all."""
     read = every = 0
     for value in mapped.load_model(path).graph.initializers.values():
+        if value.is_graph_input():  # the default of an optional input
+            continue
         if value.const_value is not None and value.uses():
             every += value.const_value.nbytes
             read += value.const_value.nbytes if _is_read_whole(value) else 0
