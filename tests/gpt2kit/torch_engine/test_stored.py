@@ -2,6 +2,7 @@
 
 import json
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from tests.conftest import CONFIG, close, random_ids, random_model, write_checkp
 
 IDS = random_ids(2, 6)
 MASK = "h.0.attn.bias"
+WTE = "_orig_mod.transformer.wte.weight"
 
 
 def load(folder):
@@ -202,3 +204,51 @@ def test_a_size_that_is_no_size_is_one_line(tmp_path, name, size):
     with pytest.raises(GPT2KitError, match=f"config.json: {name} = ") as caught:
         load(tmp_path)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_the_way_to_convert_a_nanogpt_checkpoint_is_right(tmp_path):
+    """nanoGPT holds its matrices as nn.Linear does, (out, in), and may have no biases."""
+    args = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 8, "bias": False}
+    names = {
+        "attn.c_attn": (48, 16),
+        "attn.c_proj": (16, 16),
+        "mlp.c_fc": (64, 16),
+        "mlp.c_proj": (16, 64),
+    }
+    torch.manual_seed(0)
+    model = {"wte.weight": torch.randn(20, 16), "wpe.weight": torch.randn(8, 16)}
+    for layer in range(2):
+        model |= {f"h.{layer}.{name}.weight": torch.randn(shape) for name, shape in names.items()}
+        model |= {f"h.{layer}.ln_{n}.weight": torch.rand(16) for n in (1, 2)}
+    model["ln_f.weight"] = torch.rand(16)
+
+    def by_hand(ids: torch.Tensor) -> torch.Tensor:  # as nanoGPT's own forward pass
+        x = model["wte.weight"][ids] + model["wpe.weight"][: len(ids)]
+        norm = partial(torch.nn.functional.layer_norm, normalized_shape=(16,))
+        for layer in range(2):
+            part = {name: model[f"h.{layer}.{name}.weight"] for name in (*names, "ln_1", "ln_2")}
+            q, k, v = (
+                y.view(len(ids), 2, 8).transpose(0, 1)
+                for y in (norm(x, weight=part["ln_1"]) @ part["attn.c_attn"].T).split(16, -1)
+            )
+            y = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+            x = x + y.transpose(0, 1).flatten(1) @ part["attn.c_proj"].T
+            hidden = torch.nn.functional.gelu(norm(x, weight=part["ln_2"]) @ part["mlp.c_fc"].T)
+            x = x + hidden @ part["mlp.c_proj"].T
+        return norm(x, weight=model["ln_f.weight"]) @ model["wte.weight"].T
+
+    own = {f"_orig_mod.transformer.{name}": x for name, x in model.items()}
+    checkpoint = {"model_args": args, "model": own | {"_orig_mod.lm_head.weight": own[WTE]}}
+    converted = dict(checkpoint["model"])
+    for name in own:
+        if name.endswith(tuple(f"{matrix}.weight" for matrix in names)):
+            converted[name] = own[name].T
+        if "wte" not in name and "wpe" not in name:
+            bias = torch.zeros(converted[name].shape[-1])
+            converted[name.replace(".weight", ".bias")] = bias
+    torch.save(converted, tmp_path / "pytorch_model.bin")
+    sizes = {name: args[name] for name in ("n_layer", "n_head", "n_embd")}
+    config = {"model_type": "gpt2", **sizes, "n_positions": 8, "activation_function": "gelu"}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": 20}))
+    ids = torch.tensor([3, 1, 4, 1, 5])
+    close(load(tmp_path).run(ids.numpy()).logits[0], by_hand(ids))
