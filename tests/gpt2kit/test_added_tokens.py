@@ -9,7 +9,7 @@ import pytest
 
 from gpt2kit import Tokenizer, added_tokens
 from gpt2kit.errors import CheckpointError
-from gpt2kit.torch_engine import find
+from gpt2kit.torch_engine import hub
 from tests.conftest import GPT2_TOKENIZER, MERGES, byte_tokenizer
 
 transformers = pytest.importorskip("transformers")
@@ -168,7 +168,7 @@ def test_the_hub_is_asked_for_every_file_that_is_read(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert read == ["tokenizer.json", "vocab.json"]
     others = {added_tokens._CONFIG, added_tokens._MAP, added_tokens._ADDED, "merges.txt"}
-    assert {*read, *others} <= set(find._SMALL_FILES)
+    assert {*read, *others} <= set(hub.SMALL_FILES)
 
 
 def test_gpt2_grown_by_a_token(tmp_path):
