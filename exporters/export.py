@@ -54,11 +54,12 @@ def export_onnx(
     overwrite: bool = False,
     on_progress: OnStage | None = None,
 ) -> Report:
-    """Write `path` and, beside it, the parity report, `{path}.parity.json`; also config.json,
-    generation_config.json and tokenizer.json, one folder up if that of `path` is called `onnx`.
+    """Write `path` and, beside it, the parity report, `{path}.parity.json`; also the JSON files
+    that other clients read (`exporters.sidecars`), one folder up if its own is called `onnx`.
 
     taps: names or globs of the taps that become outputs.
-    edits: names or globs of the taps that can be edited, each through two optional inputs.
+    edits: names or globs of the taps that can be edited, each through two inputs, optional unless
+        `edits_required`, for clients that do not see optional inputs.
     profile: "portable" (standard operators, padding anywhere) or "fused" (onnxruntime's own
         attention, a cache updated in place, padding on the right; see `exporters.tracing.fused`).
     dtype: "float32", "float16" or "bfloat16", for weights, cache and taps; logits are always
@@ -67,7 +68,6 @@ def export_onnx(
         `exporters.tracing.quantize`). The loss of accuracy is measured, must be within a bound, and
         is in the report.
     opset: version of the ONNX operators, 18 to 24.
-    edits_required: make the inputs of edits required, for clients that do not see optional inputs.
     external_data: put the weights into `{path}_data`; they always go there above 2 GB.
     overwrite: replace an export of other weights, and the config and tokenizer of another model.
         An export of the same weights is replaced without.

@@ -32,7 +32,6 @@ UNREACHABLE = (
     "ECONNREFUSED",
     "ECONNRESET",
     "ETIMEDOUT",
-    "network",
 )
 
 
