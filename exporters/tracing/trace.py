@@ -30,6 +30,8 @@ def trace(model: GPT2, plan: Plan) -> torch.onnx.ONNXProgram:
         try:
             program = _traced(model, plan)
         except Exception as error:  # torch.onnx wraps whatever went wrong
+            if stop := _interruption(error):
+                raise stop from None
             reason = (str(error).strip().splitlines() or [repr(error)])[-1]
             raise ExportError(
                 f"the model could not be traced at opset {plan.opset}: {reason}"
@@ -38,6 +40,13 @@ def trace(model: GPT2, plan: Plan) -> torch.onnx.ONNXProgram:
     give_defaults(program.model.graph, plan, model.config.n_positions)
     program.model.ir_version = lowest_ir_version(plan.opset)
     return program
+
+
+def _interruption(error: BaseException | None) -> BaseException | None:
+    """What stopped the process (Ctrl-C, a signal), if an error was made of it; else None."""
+    while error is not None and isinstance(error, Exception):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _traced(model: GPT2, plan: Plan) -> torch.onnx.ONNXProgram:

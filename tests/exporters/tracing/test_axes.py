@@ -147,3 +147,19 @@ def test_loggers_are_as_before():
     with expected_warnings_only():
         pass
     assert (log.handlers, log.propagate) == before[:2]
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(143)], ids=repr)
+@pytest.mark.parametrize("wrapped", ["cause", "context"])
+def test_a_signal_that_torch_makes_an_error_of_still_stops_the_export(stop, wrapped, monkeypatch):
+    def fail(*_):
+        try:
+            raise stop
+        except BaseException as error:
+            if wrapped == "cause":
+                raise RuntimeError("cannot be traced") from error
+            raise RuntimeError("cannot be traced")  # noqa: B904
+
+    monkeypatch.setattr("exporters.tracing.trace._traced", fail)
+    with pytest.raises(type(stop)):
+        trace(random_model(CONFIG), Plan())
