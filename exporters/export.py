@@ -95,6 +95,7 @@ def export_onnx(
         report = check(runner, draft, "cuda" if dtype == "bfloat16" else "cpu")
         report.raise_if_failed()
         _add_proof(draft, metadata, report)
+        _sidecars_for(runner, target, profile, overwrite)  # another export may have come first
         place(folder, target, _obsolete(target, draft))
     return report
 

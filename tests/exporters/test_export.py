@@ -712,6 +712,23 @@ def test_a_file_that_is_not_ours_is_replaced_only_when_asked_to(
     assert inspect_onnx(tmp_path / "out.onnx").proof == "as written"
 
 
+@pytest.mark.parametrize("name", ["out.onnx", "config.json"])
+def test_another_model_that_came_first_is_not_replaced(traced, tmp_path, monkeypatch, name):
+    """Its export ended while this one was running."""
+    runner, program = traced
+    check = exporters.export.check
+
+    def check_late(*args):
+        (tmp_path / name).write_bytes(b"{}")
+        return check(*args)
+
+    monkeypatch.setattr(exporters.export, "trace", lambda *_: program)
+    monkeypatch.setattr(exporters.export, "check", check_late)
+    with pytest.raises(ExportError, match=f"{name}.*(another model|other weights)"):
+        export_onnx(runner, tmp_path / "out.onnx")
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {name: b"{}"}
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_the_same_weights_are_known_in_any_dtype(dtype, tmp_path, monkeypatch, exported):
     runner, path = exported(dtype=dtype)
