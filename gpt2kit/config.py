@@ -274,7 +274,7 @@ def _in_one_spelling(raw: Mapping[str, Any]) -> dict[str, Any]:
         if value is None and (own != key or own in found):
             continue
         first, before = found.get(own, (key, value))
-        if before is not None and before != value:
+        if own in found and before is not None and before != value:
             raise ConfigError(
                 f"config: {key} = {short(value)} differs from {first} = {short(before)}, which is "
                 "the same setting; keep the right one"

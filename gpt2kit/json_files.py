@@ -41,6 +41,7 @@ def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object. Raises ValueError if a key stands there twice with different values."""
     content: dict[str, Any] = {}
     for key, value in pairs:
-        if content.setdefault(key, value) != value:
+        if key in content and content[key] != value:
             raise ValueError(f"the key {key!r} stands there twice, with different values")
+        content[key] = value
     return content

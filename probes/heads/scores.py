@@ -108,6 +108,8 @@ def _repeated(runner: Runner, batch: int, length: int, seed: int) -> Ints:
     """(batch, 2 * length) random tokens said twice. Raises InputError if they do not fit."""
     if isinstance(length, Default):
         length = min(length, runner.config.n_positions // 2, runner.config.vocab_size)
+        if not length:
+            raise InputError("a context of 1 cannot hold random tokens said twice; give a prompt")
     check_integer("length", length)
     check_integer("batch", batch)
     check_integer("seed", seed, low=0)

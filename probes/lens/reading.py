@@ -89,12 +89,13 @@ def _statistics(read: Readout, has_next: NDArray[np.bool_]) -> dict[str, Any]:
 def _streams(
     runner: Runner, ids: Ints, rows: Sequence[str], columns: Ints
 ) -> tuple[Floats, tuple[Floats, Ints]]:
-    """(R, P, d_model) the taps at some columns; and the two largest logits of the last of these
-    columns with their tokens, both (2,), by the model itself.
+    """(R, P, d_model) the taps at some columns; and the largest logits of the last of these columns
+    with their tokens, both (2,), or (1,) for a vocabulary of 1, by the model itself.
 
     Tokens after the last column change nothing, so they are not run.
     """
-    run = finite_run(runner, ids[: columns.max() + 1], taps=rows, last_only=True, top_k=2)
+    two = min(2, runner.config.vocab_size)
+    run = finite_run(runner, ids[: columns.max() + 1], taps=rows, last_only=True, top_k=two)
     assert run.top_ids is not None
     resid = np.stack([run.taps[row][0, columns] for row in rows])
     return resid, (run.logits[0, -1], run.top_ids[0, -1])
@@ -110,11 +111,12 @@ def _top_texts(runner: Runner, ids: Ints) -> tuple[tuple[tuple[str, ...], ...], 
 def _check_last_row(read: Readout, column: int, logits: Floats, ids: Ints, precision: str) -> None:
     """Raise InternalError unless the last row is the model's own prediction at one column.
 
-    logits, ids: (2,) the model's two largest logits there, and their tokens.
+    logits, ids: (2,) the model's two largest logits there, and their tokens; (1,) where there is
+    one token.
     """
     allowed = logit_tolerance(precision) * max(1.0, float(np.abs(logits).max()))
     apart = abs(read.top_logprobs[-1, column, 0] + read.log_z[-1, column] - logits[0])
-    if logits[0] - logits[1] > 2 * allowed and read.top_ids[-1, column, 0] != ids[0]:
+    if logits[0] - logits[-1] > 2 * allowed and read.top_ids[-1, column, 0] != ids[0]:
         apart = np.inf
     if not apart <= allowed:
         raise InternalError(

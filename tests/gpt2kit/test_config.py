@@ -248,3 +248,11 @@ def test_a_file_that_is_no_config_is_refused(tmp_path, content, words):
 def test_a_config_cannot_change():
     with pytest.raises(dataclasses.FrozenInstanceError):
         GPT2Config().n_layer = 3
+
+
+@pytest.mark.parametrize("key", ["initializer_range", "resid_pdrop", "_comment"])
+def test_a_setting_that_changes_nothing_may_be_nan(tmp_path, key):
+    """Python's json writes NaN, and reads it."""
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(GPT2Config().to_hf() | {key: float("nan")}))
+    assert GPT2Config.from_file(file) == GPT2Config()

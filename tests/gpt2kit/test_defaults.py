@@ -173,3 +173,13 @@ def test_defaults_fit_an_exported_tiny_model(tmp_path, profile):
     engine = open_onnx(tmp_path / "m.onnx", device="cpu")
     generate(engine, "01")
     engine.readout(engine.run([0], taps=STREAM).taps[STREAM])
+
+
+def test_a_vocabulary_of_one_token_and_a_context_of_one(tmp_path):
+    config = replace(TINY, vocab_size=1, n_positions=1)
+    write_checkpoint(tmp_path, config)
+    write_tokenizer(tmp_path, "0")
+    succeeded(run("lens", "0", "--model", tmp_path))
+    result = run("heads", "--model", tmp_path)
+    assert result.exit_code == 2
+    assert "a context of 1 cannot hold random tokens said twice; give a prompt" in result.stderr
