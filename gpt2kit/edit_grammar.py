@@ -166,8 +166,10 @@ def _load_array(text: str, file: str) -> NDArray[Any]:
             raise EditError(f"{text!r}: there is no file {file}")
         # Mapped, because a header can claim any size; an archive under this name is refused.
         array: NDArray[Any] = np.lib.format.open_memmap(file, mode="r")
-        if array.dtype.kind not in "fiub" or not np.isfinite(array).all():
-            raise EditError(f"{text!r}: {file} must hold finite numbers, it holds {array.dtype}")
+        numbers = array.dtype.kind in "fiub"
+        if not numbers or not np.isfinite(array).all():
+            found = "NaN or infinity" if numbers else array.dtype
+            raise EditError(f"{text!r}: {file} must hold finite numbers, it holds {found}")
         return np.array(array, np.float64 if array.dtype.itemsize > 8 else None)
     except EditError:
         raise

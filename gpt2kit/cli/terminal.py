@@ -67,7 +67,10 @@ def open_console(*, stderr: bool = False) -> Console:
     """A console of rich that reads no markup and makes control characters visible."""
     from gpt2kit.cli.console import VisibleConsole
 
-    return VisibleConsole(stderr=stderr, highlight=False, markup=False, emoji=False)
+    console = VisibleConsole(stderr=stderr, highlight=False, markup=False, emoji=False)
+    if not console.width:  # COLUMNS=0
+        console.width = 80
+    return console
 
 
 @contextmanager

@@ -102,7 +102,8 @@ def _read_bin(file: Path) -> dict[str, Tensor]:
             "use safetensors"
         ) from error
     except Exception as error:  # a damaged pickle can raise anything
-        raise CheckpointError(f"{file}: not a readable checkpoint ({first_line(error)})") from error
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise CheckpointError(f"{file}: not a readable checkpoint ({reason})") from error
     if isinstance(weights, Mapping) and "model_args" in weights:
         raise _nanogpt(file)
     if not isinstance(weights, Mapping) or not all(isinstance(x, Tensor) for x in weights.values()):

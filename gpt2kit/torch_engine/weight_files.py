@@ -30,11 +30,14 @@ def weight_files(folder: Path) -> list[Path]:
 def _shards(index: Path) -> list[Path]:
     """The files that an index of shards names, all beside it."""
     try:
-        names = sorted(set(parse_json(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = list(parse_json(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{index}: not a readable index of shards ({error!r})") from error
+        raise CheckpointError(
+            f"{index}: not a readable index of shards; its weight_map must give each tensor's file"
+        ) from error
     if not all(isinstance(name, str) and Path(name).name == name for name in names):
         raise CheckpointError(f"{index}: its shards must be names of files beside it")
+    names = sorted(set(names))
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing or not names:
         raise CheckpointError(f"{index}: shard {missing[0] if missing else '?'} is missing")

@@ -5,6 +5,7 @@ import io
 import json
 
 import pytest
+from click.testing import CliRunner
 
 from gpt2kit.cli import main
 from tests.gpt2kit.cli.support import PROBES, assert_one_line, run, succeeded
@@ -84,3 +85,8 @@ def test_files_are_described_as_data(folder, onnx_file, command, options):
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
     assert rows
     assert all(None not in row and None not in row.values() for row in rows)
+
+
+def test_a_terminal_of_no_width_gets_something():
+    result = CliRunner().invoke(main, ["doctor"], env={"COLUMNS": "0"})
+    assert result.stdout.strip()
