@@ -17,6 +17,7 @@ import numpy as np
 from exporters.engine.memory import check_threads, model_sizes, peak_memory, read_bandwidth
 from exporters.engine.runner import OnnxRunner
 from gpt2kit.batch import KVCache
+from gpt2kit.errors import InputError
 from gpt2kit.finite import require_finite_run
 from gpt2kit.readout import Ints
 from gpt2kit.result import ModelResult, Row, model_header
@@ -131,6 +132,8 @@ def bench(open_runner: Callable[[], Runner], *, repeats: int = 5) -> Bench:
     runner.run([0], last_only=True)
     load_ms = 1e3 * (time.perf_counter() - start)
     sizes, context = model_sizes(runner), runner.config.n_positions
+    if context < 2:
+        raise InputError("bench measures a token after another; a context of 1 holds no second one")
     ids = np.random.default_rng(0).integers(0, runner.config.vocab_size, context)
     lengths = [n for n in PREFILLS if n <= context] or [context]
     decode_from = min(DECODE_FROM, context // 2)

@@ -122,3 +122,9 @@ def test_threads_are_1_to_the_cores_of_the_machine(monkeypatch, runner, threads)
 def test_another_engine_is_refused():
     with pytest.raises(InputError, match="bench measures models on torch and onnxruntime, not "):
         model_sizes(SimpleNamespace())
+
+
+def test_a_context_of_one_is_refused():
+    runner = TorchRunner(random_model(replace(CONFIG, n_positions=1)), byte_tokenizer())
+    with pytest.raises(InputError, match="a context of 1 holds no second one"):
+        bench(lambda: runner)
