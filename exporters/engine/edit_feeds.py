@@ -9,7 +9,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from exporters.engine.key_slots import spread_keys
-from exporters.file.names import edit_names
+from exporters.file.names import edit_names, is_edit_input
 from gpt2kit.config import GPT2Config
 from gpt2kit.edit_arrays import Chunk, affine
 from gpt2kit.edits import Edit
@@ -42,7 +42,7 @@ def edit_feeds(
 def required_identities(session: ort.InferenceSession) -> EditFeeds:
     """Identity feeds for the edits of a file whose edits are required inputs; else empty."""
     names = [value.name for value in session.get_inputs()]  # optional inputs are not among them
-    return {name: identity_feed(name) for name in names if name.endswith((".keep", ".add"))}
+    return {name: identity_feed(name) for name in filter(is_edit_input, names)}
 
 
 def identity_feed(name: str) -> NDArray[np.float32]:

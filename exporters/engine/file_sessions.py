@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
+import onnx
 import onnxruntime as ort
 
 from exporters.engine.devices import choose
@@ -28,19 +29,21 @@ class FileSessions:
     if nobody fetches them. When a run first asks for such a tap, the whole session is opened beside
     the lean one, and serves the runs that ask. It holds the weights once more in memory.
 
-    Attributes: state, of the file and its data; path; device, "cpu" or "cuda"; lean; cuda_graphs,
-    whether the lean session can capture CUDA graphs; run_options, for runs that capture none.
+    Attributes: state, of the file and its data; path; model, without its weights, as it was opened
+    (None if the file is not ONNX); device, "cpu" or "cuda"; lean; cuda_graphs, whether the lean
+    session can capture CUDA graphs; run_options, for runs that capture none.
     """
 
     def __init__(
         self,
         state: FileState,
+        model: onnx.ModelProto | None,
         device: str,
         lean: ort.InferenceSession,
         *,
         cuda_graphs: bool = False,
     ) -> None:
-        self.state, self.path, self.device = state, state.path, device
+        self.state, self.path, self.model, self.device = state, state.path, model, device
         self.lean, self.cuda_graphs = lean, cuda_graphs
         self.run_options = run_options()
         self._lean_outputs = {output.name for output in lean.get_outputs()}
@@ -57,10 +60,10 @@ class FileSessions:
         chosen = choose(device)
         if chosen == "cuda":
             ort.preload_dlls()
-        graph = read_graph(file)
-        state = FileState(files_of(file, graph))  # before the session reads them
-        if graph is not None:
-            check_data(file, graph)
+        model = read_graph(file)
+        state = FileState(files_of(file, model))  # before the session reads them
+        if model is not None:
+            check_data(file, model)
         try:
             session, cuda_graphs = open_session(file, chosen, threads, lean=True)
         except EngineError:
@@ -68,7 +71,7 @@ class FileSessions:
                 raise
             chosen = "cpu"
             session, cuda_graphs = open_session(file, chosen, threads, lean=True)
-        return cls(state, chosen, session, cuda_graphs=cuda_graphs)
+        return cls(state, model, chosen, session, cuda_graphs=cuda_graphs)
 
     @property
     def provider(self) -> str:

@@ -21,7 +21,6 @@ from exporters.engine.ort_values import ELEMENT, as_float32
 from exporters.engine.portable import PortableGraph
 from exporters.engine.readout_sessions import ReadoutSessions, Unembedding
 from exporters.file.agreement import check_agreement
-from exporters.file.external import read_graph
 from exporters.file.metadata import FileMetadata
 from exporters.file.names import sidecar_folder
 from exporters.file.stored_weights import StoredWeights
@@ -62,8 +61,8 @@ class OnnxRunner:
         self.sessions = sessions
         stored = self.session.get_modelmeta().custom_metadata_map
         self.metadata = meta = FileMetadata.from_metadata(stored, self.path)
-        if graph := read_graph(self.path):
-            check_agreement(graph, meta, self.path)
+        if sessions.model is not None:
+            check_agreement(sessions.model, meta, self.path)
         self.config, self.source = meta.config, meta.source
         self.taps, self.edits = meta.taps, meta.edits
         self.dtype, self.profile, self.quantize = meta.dtype, meta.profile, meta.quantize

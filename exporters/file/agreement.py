@@ -17,7 +17,13 @@ import onnx
 from onnx import TensorProto, ValueInfoProto
 
 from exporters.file.metadata import FileMetadata
-from exporters.file.names import LOGITS_POSITIONS, edit_names, past_names, present_names
+from exporters.file.names import (
+    LOGITS_POSITIONS,
+    edit_names,
+    is_edit_input,
+    past_names,
+    present_names,
+)
 from exporters.file.packing import BITS
 from gpt2kit.errors import EngineError
 from gpt2kit.weight_names import weight_shapes
@@ -43,7 +49,7 @@ def _contradictions(model: onnx.ModelProto, meta: FileMetadata) -> Iterator[tupl
     outputs = {value.name: value for value in model.graph.output}
     yield from _sizes(inputs, outputs, meta)  # first: what follows takes time for each layer
     standard = {"input_ids", "attention_mask", "position_ids", *past_names(meta.config.n_layer)}
-    edits = {name for name in inputs if name.endswith((".keep", ".add"))}
+    edits = set(filter(is_edit_input, inputs))
     yield from _names("input", standard, set(inputs) - edits - {LOGITS_POSITIONS})
     presents = present_names(meta.config.n_layer)
     yield from _names("output", {"logits", *presents}, {"logits", *presents} & set(outputs))

@@ -30,6 +30,11 @@ def edit_names(tap: str) -> tuple[str, str]:
     return f"{tap}.keep", f"{tap}.add"
 
 
+def is_edit_input(name: str) -> bool:
+    """Whether an input of the graph is one of those of `edit_names`."""
+    return name.endswith((".keep", ".add"))
+
+
 def parity_file(path: Path) -> Path:
     """Where the parity report of a file is. Each file of a folder has its own."""
     return path.with_name(f"{path.name}.parity.json")

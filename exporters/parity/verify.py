@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from exporters.engine.runner import OnnxRunner, open_onnx
-from exporters.file.external import check_data, read_graph
+from exporters.file.external import check_data
 from exporters.parity.compare import compare
 from exporters.parity.report import Report
 from gpt2kit.config import GPT2Config
@@ -30,8 +30,8 @@ def verify(
     `raise_if_failed` turns that into an error.
     """
     onnx = open_onnx(path, device=device)
-    if graph := read_graph(onnx.path):
-        check_data(onnx.path, graph, whole=True)
+    if onnx.sessions.model is not None:
+        check_data(onnx.path, onnx.sessions.model, whole=True)
     runner = _checkpoint_of(onnx, path, model)
     reference = rounded(runner, DTYPES[onnx.dtype])
     if reference.weights_sha256 != onnx.weights_sha256:
