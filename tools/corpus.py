@@ -1,9 +1,9 @@
-"""The books that the bundled model is trained on, and its tokenizer."""
+"""The stories that the bundled model is trained on, and its tokenizer."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,36 +14,45 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 IntArray = NDArray[np.int64]
 END_OF_TEXT = "<|endoftext|>"
+HELD_OUT = "held-out.txt"
+VALIDATION = 40  # one story in so many is kept from training, to choose settings with
 IGNORED = -100  # a target that is not scored
 
 
 @dataclass(frozen=True)
-class Corpus:
-    """The books, split into a training and a held-out part, as tokens.
+class Stories:
+    """Some stories as tokens, and the bytes of their text.
 
-    train: one stream (n,) with an end-of-text token before each book.
-    held_out: one array per book. It also starts with an end-of-text token, which is context only.
+    tokens: one array per story; each starts with an end-of-text token, which is context only.
     """
 
-    tokenizer: Tokenizer
-    train: IntArray
-    held_out: list[IntArray]
-    held_out_bytes: int
+    tokens: list[IntArray]
+    bytes: int
 
     @property
-    def held_out_tokens(self) -> int:
-        """Number of tokens that are scored."""
-        return sum(len(book) - 1 for book in self.held_out)
+    def scored(self) -> int:
+        """Number of tokens that a loss is the mean of."""
+        return sum(len(story) - 1 for story in self.tokens)
 
 
-def split_book(text: str, held_out: float) -> tuple[str, str]:
-    """Split off about the last `held_out` share of a book, at the start of a paragraph."""
-    ideal = int(len(text) * (1 - held_out))
-    start = text.rfind("\n\n", 0, ideal) + 2
-    return text[:start], text[start:]
+@dataclass(frozen=True)
+class Corpus:
+    """Stories to train on, to choose settings with, and to measure the final model on."""
+
+    tokenizer: Tokenizer
+    train: Stories
+    validation: Stories
+    held_out: Stories
 
 
-def train_tokenizer(books: list[str], vocab_size: int) -> Tokenizer:
+def read_stories(paths: Iterable[Path]) -> list[str]:
+    """The texts between the end-of-text lines of some files."""
+    texts = [path.read_text(encoding="utf-8") for path in paths]
+    stories = [story.strip() for text in texts for story in text.split(END_OF_TEXT)]
+    return [story for story in stories if story]
+
+
+def train_tokenizer(stories: list[str], vocab_size: int) -> Tokenizer:
     """Byte-level BPE in GPT-2's layout: bytes first, then merges, end-of-text last."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
@@ -53,7 +62,7 @@ def train_tokenizer(books: list[str], vocab_size: int) -> Tokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - 1, initial_alphabet=alphabet, show_progress=False
     )
-    tokenizer.train_from_iterator(books, trainer)
+    tokenizer.train_from_iterator(stories, trainer)
     # GPT-2 lists the special token in the BPE vocabulary as well as among the added tokens.
     content = json.loads(tokenizer.to_str())
     content["model"]["vocab"][END_OF_TEXT] = vocab_size - 1
@@ -64,50 +73,53 @@ def train_tokenizer(books: list[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def load_corpus(folder: Path, vocab_size: int, held_out: float) -> Corpus:
-    """Read every .txt file of `folder`. The tokenizer is trained on the training part only.
+def encode_stories(tokenizer: Tokenizer, stories: list[str]) -> Stories:
+    """Encode stories, each behind an end-of-text token."""
+    end = tokenizer.token_to_id(END_OF_TEXT)
+    encoded = tokenizer.encode_batch(stories)
+    return Stories(
+        tokens=[np.array([end, *story.ids], dtype=np.int64) for story in encoded],
+        bytes=sum(len(story.encode()) for story in stories),
+    )
 
-    held_out: share of every book, taken from its end.
-    """
-    paths = sorted(folder.glob("*.txt"))
-    if not paths:
-        raise SystemExit(f"{folder}: no .txt files (give the folder of books with --corpus)")
-    texts = [path.read_text(encoding="utf-8") for path in paths]
-    parts = [split_book(text, held_out) for text in texts]
-    tokenizer = train_tokenizer([train for train, _ in parts], vocab_size)
 
-    def encode(text: str) -> IntArray:
-        return np.array([vocab_size - 1, *tokenizer.encode(text).ids], dtype=np.int64)
-
+def load_corpus(folder: Path, vocab_size: int) -> Corpus:
+    """Read every .txt file of `folder`; the tokenizer is trained on the training stories alone."""
+    paths = sorted(path for path in folder.glob("*.txt") if path.name != HELD_OUT)
+    if not paths or not (folder / HELD_OUT).exists():
+        raise SystemExit(f"{folder}: wants {HELD_OUT} and other .txt files (see --corpus)")
+    stories = read_stories(paths)
+    train = [story for i, story in enumerate(stories) if i % VALIDATION]
+    tokenizer = train_tokenizer(train, vocab_size)
     return Corpus(
         tokenizer=tokenizer,
-        train=np.concatenate([encode(train) for train, _ in parts]),
-        held_out=[encode(held) for _, held in parts],
-        held_out_bytes=sum(len(held.encode()) for _, held in parts),
+        train=encode_stories(tokenizer, train),
+        validation=encode_stories(tokenizer, stories[::VALIDATION]),
+        held_out=encode_stories(tokenizer, read_stories([folder / HELD_OUT])),
     )
 
 
 def windows(
-    corpus: Corpus, width: int, stride: int, rows: int = 16
+    stories: Stories, width: int, stride: int, rows: int = 16
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches of (ids, targets), both (rows, width), that score every held-out token once.
+    """Batches of (ids, targets), both (rows, width), that score every token once.
 
-    Windows of one book begin `stride` tokens apart. Targets that an earlier window scored are
-    ignored, and so is the padding at the end of a book.
+    Windows of one story begin `stride` tokens apart. Targets that an earlier window scored are
+    ignored, and so is the padding at the end of a story.
     """
     ids, targets = [], []
-    for book in corpus.held_out:
+    for story in stories.tokens:
         scored = 0
-        for start in range(0, len(book) - 1, stride):
-            stop = min(start + width, len(book) - 1)
+        for start in range(0, len(story) - 1, stride):
+            stop = min(start + width, len(story) - 1)
             row = np.zeros(width, dtype=np.int64)
             target = np.full(width, IGNORED, dtype=np.int64)
-            row[: stop - start] = book[start:stop]
-            target[scored - start : stop - start] = book[scored + 1 : stop + 1]
+            row[: stop - start] = story[start:stop]
+            target[scored - start : stop - start] = story[scored + 1 : stop + 1]
             ids.append(row)
             targets.append(target)
             scored = stop
-            if stop == len(book) - 1:
+            if stop == len(story) - 1:
                 break
     for i in range(0, len(ids), rows):
         yield (

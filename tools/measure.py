@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from corpus import IGNORED, Corpus, windows
+from corpus import IGNORED, Corpus, Stories, windows
 from ngram import KneserNey
 from tokenizers import Tokenizer
 from torch.nn import functional as F
@@ -22,23 +22,35 @@ def token_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return flat.view(targets.shape)
 
 
-def held_out_loss(model: GPT2, corpus: Corpus) -> float:
-    """Loss in nats per held-out token in float32, with at least half a window of context."""
+def loss_of(model: GPT2, stories: Stories) -> float:
+    """Loss in nats per token in float32, with at least half a window of context."""
     width = model.config.n_positions
     nats = 0.0
     with torch.inference_mode():
-        for ids, targets in windows(corpus, width, width // 2):
+        for ids, targets in windows(stories, width, width // 2):
             nats += float(token_losses(model(ids).logits, targets).double().sum())
-    return nats / corpus.held_out_tokens
+    return nats / stories.scored
 
 
-def ngram_losses(corpus: Corpus, vocab_size: int) -> dict[int, float]:
+def quick_loss(model: GPT2, stories: Stories) -> float:
+    """Loss in nats per token in bfloat16, with windows that do not overlap; shown in training."""
+    width = model.config.n_positions
+    nats = 0.0
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        for ids, targets in windows(stories, width, width):
+            nats += float(token_losses(model(ids).logits, targets).double().sum())
+    return nats / stories.scored
+
+
+def ngram_losses(corpus: Corpus) -> dict[int, float]:
     """Held-out loss in nats per token of modified Kneser-Ney models of order 2 to 5."""
     losses = {}
+    train, vocab_size = np.concatenate(corpus.train.tokens), corpus.tokenizer.get_vocab_size()
     for order in range(2, 6):
-        model = KneserNey(corpus.train, order, vocab_size)
-        log_p = sum(float(np.log(model.probabilities(book)).sum()) for book in corpus.held_out)
-        losses[order] = -log_p / corpus.held_out_tokens
+        model = KneserNey(train, order, vocab_size)
+        stories = corpus.held_out.tokens
+        log_p = sum(float(np.log(model.probabilities(story)).sum()) for story in stories)
+        losses[order] = -log_p / corpus.held_out.scored
     return losses
 
 

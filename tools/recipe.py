@@ -6,26 +6,33 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from corpus import IGNORED, IntArray
+from corpus import IGNORED, IntArray, Stories
+from names import Names
 
 from gpt2kit.config import GPT2Config
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All choices that determine the trained weights. Lengths are in tokens."""
+    """All choices that determine the trained weights. Lengths are in tokens.
+
+    renamed: share of the stories whose children get other names, drawn anew in every epoch.
+    dropout: share of what attention and MLPs write that is dropped in training.
+    """
 
     vocab_size: int = 4096
     n_positions: int = 256
     n_embd: int = 192
-    n_layer: int = 6
+    n_layer: int = 8
     n_head: int = 6
-    held_out: float = 0.05
-    steps: int = 4000
+    steps: int = 8000
     short_steps: int = 300
     batch_rows: int = 16
-    repeat_rows: int = 4
+    repeat_rows: int = 2
+    renamed: float = 0.5
+    dropout: float = 0.1
     learning_rate: float = 0.003
+    muon_rate: float = 0.0
     weight_decay: float = 0.1
     warmup: int = 100
     seed: int = 0
@@ -59,11 +66,12 @@ class Recipe:
 class Batches:
     """The training batches, each a function of the seed and the step number alone."""
 
-    def __init__(self, stream: IntArray, recipe: Recipe) -> None:
-        self.stream, self.recipe = stream, recipe
+    def __init__(self, stories: Stories, names: Names, recipe: Recipe) -> None:
+        self.stories, self.names, self.recipe = stories, names, recipe
+        self.length = sum(len(story) for story in stories.tokens)
         # One row fewer than fits, to leave room for the offset, which changes every epoch.
-        self.rows_per_epoch = (len(stream) - 1) // recipe.n_positions - 1
-        self._order: tuple[int, int, IntArray] = (-1, 0, np.empty(0, dtype=np.int64))
+        self.rows_per_epoch = (self.length - 1) // recipe.n_positions - 1
+        self._stream: tuple[int, IntArray] = (-1, np.empty(0, dtype=np.int64))
 
     def epochs(self, steps: int) -> float:
         """How many times the first `steps` steps go through the text."""
@@ -73,16 +81,25 @@ class Batches:
         """Rows of text in the first `steps` steps."""
         return sum(self.recipe.batch_rows - self.recipe.phase(step)[1] for step in range(steps))
 
-    def _text_row(self, number: int) -> IntArray:
-        """Row `number` of the shuffled text, shape (n_positions + 1,)."""
-        epoch, place = divmod(number, self.rows_per_epoch)
-        if self._order[0] != epoch:
+    def _epoch(self, epoch: int) -> IntArray:
+        """All stories in the order of one epoch, some of them renamed, as one stream (n,)."""
+        if self._stream[0] != epoch:
             rng = np.random.default_rng((self.recipe.seed, 1, epoch))
-            offset = int(rng.integers(self.recipe.n_positions))
-            self._order = (epoch, offset, rng.permutation(self.rows_per_epoch))
-        _, offset, order = self._order
-        start = offset + int(order[place]) * self.recipe.n_positions
-        return self.stream[start : start + self.recipe.n_positions + 1]
+            stories = [self.stories.tokens[i] for i in rng.permutation(len(self.stories.tokens))]
+            renamed = rng.random(len(stories)) < self.recipe.renamed
+            stories = [
+                self.names.redraw(story, rng) if anew else story
+                for story, anew in zip(stories, renamed, strict=True)
+            ]
+            stream = np.concatenate(stories)
+            self._stream = (epoch, stream[rng.integers(self.recipe.n_positions) :])
+        return self._stream[1]
+
+    def _text_row(self, number: int) -> IntArray:
+        """Row `number` of the text, shape (n_positions + 1,)."""
+        epoch, place = divmod(number, self.rows_per_epoch)
+        start = place * self.recipe.n_positions
+        return self._epoch(epoch)[start : start + self.recipe.n_positions + 1]
 
     def _repeated_row(self, rng: np.random.Generator, context: int) -> tuple[IntArray, IntArray]:
         """A block of random tokens repeated to fill a row, and its targets, each (context,).
@@ -95,7 +112,7 @@ class Batches:
         if rng.random() < 0.5:
             block = rng.integers(self.recipe.vocab_size - 1, size=period)
         else:  # as frequent as in the text: the embeddings of frequent tokens are learnt first
-            block = rng.choice(self.stream, size=period)
+            block = rng.choice(self._stream[1], size=period)
         row = np.resize(block, context + 1)
         targets = row[1:].copy()
         targets[:period] = IGNORED

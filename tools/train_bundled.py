@@ -1,8 +1,11 @@
 """Train the small GPT-2 that ships in gpt2kit/bundled, measure it and write its model card.
 
-    python tools/train_bundled.py                  # everything, with the recipe of the model card
-    python tools/train_bundled.py --resume         # go on from the last checkpoint
-    python tools/train_bundled.py --steps 20 --out /tmp/smoke    # a quick look at the whole path
+    python tools/train_bundled.py --corpus FOLDER            # everything, as the model card says
+    python tools/train_bundled.py --corpus FOLDER --resume   # go on from the last checkpoint
+    python tools/train_bundled.py --corpus FOLDER --steps 20 --out /tmp/smoke    # a quick look
+
+FOLDER holds stories as text: one or more .txt files to train on, and held-out.txt to measure on.
+A line `<|endoftext|>` stands between two stories.
 
 One run trains the tokenizer and the model, fits the n-gram baseline, measures both on the same
 held-out tokens, and writes config.json, generation_config.json, model.safetensors, tokenizer.json
@@ -18,7 +21,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import shutil
 import time
 from dataclasses import dataclass
@@ -28,8 +30,10 @@ from typing import Any
 import numpy as np
 import torch
 from card import card
-from corpus import IGNORED, Corpus, load_corpus, windows
-from measure import measure_circuits, token_losses
+from corpus import Corpus, load_corpus
+from measure import measure_circuits, quick_loss
+from names import Names
+from optimize import Optimizer, initialise, train_step
 from recipe import Batches, Recipe
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
@@ -37,66 +41,6 @@ from tokenizers import Tokenizer
 from gpt2kit.model import GPT2
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def initialise(model: GPT2, seed: int) -> None:
-    """Initialise as GPT-2 does, but with larger scales and sinusoidal positions.
-
-    Matrices are normal(0.05), because they are narrower than GPT-2's; projections into the residual
-    stream are smaller. Tokens and positions both have root mean square 0.1, so that neither
-    dominates while the embedding grows.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    for name, weight in model.named_parameters():
-        if name.endswith("bias"):
-            torch.nn.init.zeros_(weight)
-        elif ".ln_" in name or name.startswith("ln_f"):
-            torch.nn.init.ones_(weight)
-        else:
-            residual = name.endswith("c_proj.weight")
-            std = 0.05 / math.sqrt(2 * model.config.n_layer) if residual else 0.05
-            std = 0.1 if name == "wte.weight" else std
-            torch.nn.init.normal_(weight, std=std, generator=generator)
-    with torch.no_grad():
-        model.wpe.weight.copy_(0.1 * math.sqrt(2) * sinusoids(*model.wpe.weight.shape))
-
-
-def sinusoids(positions: int, width: int) -> torch.Tensor:
-    """Sines, then cosines, (positions, width), with wavelengths from 2 pi to 2000 pi tokens."""
-    half = width // 2
-    frequencies = torch.exp(-math.log(1000.0) * torch.arange(half) / half)
-    angles = torch.arange(positions)[:, None] * frequencies
-    return torch.cat([angles.sin(), angles.cos()], dim=1)
-
-
-def make_optimizer(model: GPT2, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW. Positions learn at a tenth of the rate: heads must find them again when they move."""
-    positions = model.wpe.weight
-    vectors = [weight for weight in model.parameters() if weight.ndim < 2]
-    matrices = [w for w in model.parameters() if w.ndim == 2 and w is not positions]
-    rate, decay = recipe.learning_rate, recipe.weight_decay
-    return torch.optim.AdamW(
-        [
-            {"params": matrices, "peak": rate, "weight_decay": decay},
-            {"params": vectors, "peak": rate, "weight_decay": 0.0},
-            {"params": [positions], "peak": rate / 10, "weight_decay": 0.0},
-        ],
-        betas=(0.9, 0.98),
-    )
-
-
-def schedule(step: int, recipe: Recipe) -> float:
-    """Share of the peak learning rate: a linear warm-up, then a linear decay to zero."""
-    return min(1.0, (step + 1) / recipe.warmup) * (1 - step / recipe.steps)
-
-
-def quick_held_out_loss(model: GPT2, corpus: Corpus) -> float:
-    """Held-out loss in nats per token, with windows that do not overlap; shown in training."""
-    nats = 0.0
-    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
-        for ids, targets in windows(corpus, model.config.n_positions, model.config.n_positions):
-            nats += float(token_losses(model(ids).logits, targets).double().sum())
-    return nats / corpus.held_out_tokens
 
 
 @dataclass
@@ -112,7 +56,7 @@ def save_checkpoint(
     path: Path,
     recipe: Recipe,
     model: GPT2,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     progress: TrainingState,
 ) -> None:
     """Write everything that --resume needs; the old file is replaced when the new one is whole."""
@@ -127,9 +71,7 @@ def save_checkpoint(
     partial.replace(path)
 
 
-def load_checkpoint(
-    path: Path, recipe: Recipe, model: GPT2, optimizer: torch.optim.Optimizer
-) -> TrainingState:
+def load_checkpoint(path: Path, recipe: Recipe, model: GPT2, optimizer: Optimizer) -> TrainingState:
     """Read a checkpoint into `model` and `optimizer`. It must have the same recipe."""
     content = torch.load(path, weights_only=True)
     if content["recipe"] != dataclasses.asdict(recipe):
@@ -139,39 +81,19 @@ def load_checkpoint(
     return TrainingState(**content["progress"])
 
 
-def train_step(
-    model: GPT2, optimizer: torch.optim.Optimizer, batches: Batches, step: int
-) -> tuple[float, float]:
-    """Make one update; returns the losses in nats on text and on repeated tokens."""
-    for group in optimizer.param_groups:
-        group["lr"] = schedule(step, batches.recipe) * group["peak"]
-    ids, targets = batches.at(step)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        logits = model(ids).logits
-    losses = token_losses(logits, targets)
-    scored = targets != IGNORED
-    torch.autograd.backward(losses.sum() / scored.sum())
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    optimizer.zero_grad()
-    losses, text = losses.detach(), int(scored.all(dim=1).sum())  # text rows come first
-    repeated = losses[text:].sum() / scored[text:].sum().clamp(min=1)
-    return float(losses[:text].mean()), float(repeated)
-
-
 def train(
     recipe: Recipe, corpus: Corpus, checkpoint: Path, resume: bool, every: int
 ) -> tuple[GPT2, TrainingState]:
     """Train to the end of the recipe; every `every` steps, save a checkpoint and measure."""
     model = GPT2(recipe.config)
     initialise(model, recipe.seed)
-    optimizer = make_optimizer(model, recipe)
+    optimizer = Optimizer(model, recipe)
     progress = TrainingState()
     if resume and checkpoint.exists():
         progress = load_checkpoint(checkpoint, recipe, model, optimizer)
-    batches = Batches(corpus.train, recipe)
+    batches = Batches(corpus.train, Names(corpus.tokenizer, corpus.train), recipe)
     print(
-        f"{sum(w.numel() for w in model.parameters()):,} weights, {len(corpus.train):,} tokens, "
+        f"{sum(w.numel() for w in model.parameters()):,} weights, {corpus.train.scored:,} tokens, "
         f"steps {progress.step} to {recipe.steps} ({batches.epochs(recipe.steps):.1f} epochs)",
         flush=True,
     )
@@ -182,8 +104,8 @@ def train(
         progress.step += 1
         if progress.step % every == 0 or progress.step == recipe.steps:
             text, repeated = np.mean(recent, axis=0)
-            held = quick_held_out_loss(model, corpus)
-            progress.curve.append((progress.step, float(text), held))
+            loss = quick_loss(model, corpus.validation)
+            progress.curve.append((progress.step, float(text), loss))
             progress.seconds = time.monotonic() - began
             save_checkpoint(checkpoint, recipe, model, optimizer, progress)
             speed = progress.step * recipe.batch_rows * recipe.n_positions / progress.seconds
@@ -191,7 +113,7 @@ def train(
             print(
                 f"induction {scores.induction.max():.3f} previous {scores.previous.max():.3f}  "
                 f"step {progress.step:6d}  train {text:.3f}  repeated {repeated:.3f}  "
-                f"held-out {held:.3f}  {progress.seconds:6.0f} s  {speed:6.0f} tokens/s",
+                f"validation {loss:.3f}  {progress.seconds:6.0f} s  {speed:6.0f} tokens/s",
                 flush=True,
             )
             recent.clear()
@@ -231,7 +153,7 @@ def publish(staging: Path, out: Path) -> None:
 def parse_arguments() -> tuple[argparse.Namespace, Recipe]:
     """The options and the recipe that they give; every field of Recipe is an option."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--corpus", type=Path, default=ROOT / "../shared/corpus", metavar="FOLDER")
+    parser.add_argument("--corpus", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--out", type=Path, default=ROOT / "gpt2kit/bundled", metavar="FOLDER")
     parser.add_argument("--work", type=Path, default=ROOT / "build/bundled", metavar="FOLDER")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
@@ -252,7 +174,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     staging = options.work / "staging"
     staging.mkdir(parents=True, exist_ok=True)
-    corpus = load_corpus(options.corpus, recipe.vocab_size, recipe.held_out)
+    corpus = load_corpus(options.corpus, recipe.vocab_size)
     checkpoint = options.work / "checkpoint.pt"
     model, progress = train(recipe, corpus, checkpoint, options.resume, options.every)
     write_model(staging, model, corpus.tokenizer)
