@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from corpus import END_OF_TEXT, Corpus
-from measure import generate, held_out_loss, measure_circuits, ngram_losses
+from corpus import END_OF_TEXT, HELD_OUT, Corpus, Stories, read_stories
+from measure import generate, loss_of, measure_circuits, ngram_losses
+from names import Names
 from recipe import Batches, Recipe
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
@@ -19,7 +20,7 @@ from tokenizers import Tokenizer
 from gpt2kit.config import GPT2Config
 from gpt2kit.model import GPT2
 
-PROMPTS = ("Alice was", "Once upon a time", "The Queen said")
+PROMPTS = ("Once upon a time", "Tim and Lily went to the park.", "One day, a little dog")
 TEMPLATE = Path(__file__).with_name("bundled_card.md")
 
 
@@ -33,9 +34,9 @@ def load_shipped(folder: Path, config: GPT2Config) -> GPT2:
     return model.eval()
 
 
-def loss_row(name: str, nats: float, corpus: Corpus) -> str:
+def loss_row(name: str, nats: float, stories: Stories) -> str:
     """One line of the card's table of losses."""
-    bits = nats * corpus.held_out_tokens / corpus.held_out_bytes / math.log(2)
+    bits = nats * stories.scored / stories.bytes / math.log(2)
     return f"| {name} | {nats:.3f} | {math.exp(nats):.1f} | {bits:.3f} |"
 
 
@@ -72,14 +73,16 @@ def command_line(recipe: Recipe) -> str:
     return " ".join(["python tools/train_bundled.py", *given])
 
 
-def card(folder: Path, recipe: Recipe, corpus: Corpus, books: Path, seconds: float) -> str:
+def card(
+    folder: Path, recipe: Recipe, corpus: Corpus, folder_of_stories: Path, seconds: float
+) -> str:
     """Measure the model in `folder` and fill in the model card."""
     model = load_shipped(folder, recipe.config)
     return TEMPLATE.read_text(encoding="utf-8").format(
         **model_fields(model, recipe, corpus),
-        **loss_fields(model, recipe, corpus),
+        **loss_fields(model, corpus),
         **circuit_fields(model, recipe),
-        **book_fields(books),
+        **story_fields(folder_of_stories),
         **training_fields(recipe, corpus, seconds),
     )
 
@@ -100,18 +103,18 @@ def model_fields(model: GPT2, recipe: Recipe, corpus: Corpus) -> dict[str, Any]:
     }
 
 
-def loss_fields(model: GPT2, recipe: Recipe, corpus: Corpus) -> dict[str, Any]:
+def loss_fields(model: GPT2, corpus: Corpus) -> dict[str, Any]:
     """The held-out loss beside the loss of n-gram models."""
-    orders = ngram_losses(corpus, recipe.vocab_size)
+    orders = ngram_losses(corpus)
     best = min(orders, key=lambda order: orders[order])
     rows = [
-        loss_row("**this model**", held_out_loss(model, corpus), corpus),
-        loss_row(f"{best}-gram model", orders[best], corpus),
+        loss_row("**this model**", loss_of(model, corpus.held_out), corpus.held_out),
+        loss_row(f"{best}-gram model", orders[best], corpus.held_out),
     ]
     return {
-        "held_tokens": corpus.held_out_tokens,
-        "held_bytes": corpus.held_out_bytes,
-        "held_percent": recipe.held_out * 100,
+        "held_tokens": corpus.held_out.scored,
+        "held_bytes": corpus.held_out.bytes,
+        "held_stories": len(corpus.held_out.tokens),
         "loss_rows": "\n".join(rows),
         "best_order": best,
         "all_orders": ", ".join(f"order {order}: {nats:.3f}" for order, nats in orders.items()),
@@ -129,19 +132,17 @@ def circuit_fields(model: GPT2, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def book_fields(books: Path) -> dict[str, Any]:
-    """The books that the model was trained on."""
-    paths = sorted(books.glob("*.txt"))
-    return {
-        "books": len(paths),
-        "bytes": sum(path.stat().st_size for path in paths),
-        "titles": ", ".join(path.stem.replace("-", " ") for path in paths),
-    }
+def story_fields(folder: Path) -> dict[str, Any]:
+    """The stories that the model was trained on."""
+    paths = sorted(path for path in folder.glob("*.txt") if path.name != HELD_OUT)
+    stories = read_stories(paths)
+    return {"stories": len(stories), "bytes": sum(len(story.encode()) for story in stories)}
 
 
 def training_fields(recipe: Recipe, corpus: Corpus, seconds: float) -> dict[str, Any]:
     """The recipe, and where and how fast it ran."""
     seen = recipe.steps * recipe.batch_rows * recipe.n_positions
+    batches = Batches(corpus.train, Names(corpus.tokenizer, corpus.train), recipe)
     cores = f"{torch.get_num_threads()} of {os.cpu_count()} CPU cores"
     return {
         "command": command_line(recipe),
@@ -149,8 +150,8 @@ def training_fields(recipe: Recipe, corpus: Corpus, seconds: float) -> dict[str,
         "rows": recipe.batch_rows,
         "repeats": recipe.repeat_rows,
         "seen": seen / 1e6,
-        "epochs": Batches(corpus.train, recipe).epochs(recipe.steps),
-        "train_tokens": len(corpus.train),
+        "epochs": batches.epochs(recipe.steps),
+        "train_tokens": corpus.train.scored,
         "short_steps": recipe.short_steps,
         "learning_rate": recipe.learning_rate,
         "warmup": recipe.warmup,
