@@ -25,14 +25,14 @@ class Recipe:
     n_embd: int = 192
     n_layer: int = 8
     n_head: int = 6
-    steps: int = 8000
+    steps: int = 7000
     short_steps: int = 300
     batch_rows: int = 16
     repeat_rows: int = 2
     renamed: float = 0.5
     dropout: float = 0.1
     learning_rate: float = 0.003
-    muon_rate: float = 0.0
+    muon_rate: float = 0.008
     weight_decay: float = 0.1
     warmup: int = 100
     seed: int = 0
