@@ -25,8 +25,10 @@ class Names:
         self.groups: list[tuple[IntArray, IntArray, np.ndarray]] = []
         counts = np.bincount(np.concatenate(stories.tokens), minlength=self.vocab_size)
         for names in (BOYS, GIRLS):
-            forms = [(vocab.get(f"Ġ{name}"), vocab.get(name)) for name in names]
-            spaced, bare = np.array([form for form in forms if None not in form], np.int64).T
+            forms = [(f"Ġ{name}", name) for name in names if {f"Ġ{name}", name} <= vocab.keys()]
+            if not forms:  # the text has other names
+                continue
+            spaced, bare = np.array([[vocab[form] for form in pair] for pair in forms]).T
             self.groups.append((spaced, bare, counts[spaced] / counts[spaced].sum()))
 
     def redraw(self, story: IntArray, rng: np.random.Generator) -> IntArray:

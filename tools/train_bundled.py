@@ -109,7 +109,8 @@ def train(
             progress.seconds = time.monotonic() - began
             save_checkpoint(checkpoint, recipe, model, optimizer, progress)
             speed = progress.step * recipe.batch_rows * recipe.n_positions / progress.seconds
-            scores = measure_circuits(model, recipe.seed, sequences=8)
+            period = min(50, recipe.n_positions // 2)
+            scores = measure_circuits(model, recipe.seed, period, sequences=8)
             print(
                 f"induction {scores.induction.max():.3f} previous {scores.previous.max():.3f}  "
                 f"step {progress.step:6d}  train {text:.3f}  repeated {repeated:.3f}  "

@@ -1,0 +1,107 @@
+"""Training of the bundled model, on a few sentences of our own."""
+
+import numpy as np
+import pytest
+import torch
+import train_bundled
+from corpus import END_OF_TEXT, HELD_OUT, IGNORED, load_corpus, windows
+from names import BOYS, GIRLS, Names
+from optimize import PlainAttention
+from recipe import Batches, Recipe
+from train_bundled import train
+
+from gpt2kit.model import GPT2
+
+NAMES = (*BOYS[:6], *GIRLS[:6])
+SMALL = Recipe(
+    vocab_size=332, n_positions=32, n_embd=16, n_layer=2, n_head=2, steps=6, short_steps=2,
+    batch_rows=4, warmup=2, renamed=1.0,
+)  # fmt: skip
+
+
+def story(i: int) -> str:
+    a, b = NAMES[i % 12], NAMES[(i * 5 + 1) % 12]
+    return f"{a} and {b} went to the park.\n{a} gave the ball to {b}. {b} said thank you to {a}."
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stories")
+    for name, numbers in {"a.txt": range(60), "b.txt": range(60, 80), HELD_OUT: range(5)}.items():
+        text = f"\n{END_OF_TEXT}\n".join(story(i) for i in numbers)
+        (folder / name).write_text(text, encoding="utf-8")
+    return load_corpus(folder, SMALL.vocab_size)
+
+
+def test_stories_are_split_between_training_and_choosing(corpus):
+    texts = [corpus.tokenizer.decode(tokens[1:]) for tokens in corpus.validation.tokens]
+    assert texts == [story(0), story(40)]
+    assert len(corpus.train.tokens) == 78
+    assert len(corpus.held_out.tokens) == 5
+    assert corpus.held_out.bytes == sum(len(story(i)) for i in range(5))
+
+
+def test_a_folder_without_held_out_stories_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_text(story(0), encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"wants held-out\.txt and other \.txt files"):
+        load_corpus(tmp_path, SMALL.vocab_size)
+
+
+def test_windows_score_every_token_once(corpus):
+    scored = torch.cat([t[t != IGNORED] for _, t in windows(corpus.held_out, 16, 8)])
+    wanted = np.concatenate([tokens[1:] for tokens in corpus.held_out.tokens])
+    assert sorted(scored.tolist()) == sorted(wanted.tolist())
+
+
+def test_children_are_renamed_throughout_a_story_and_stay_boys_and_girls(corpus):
+    names, decode = Names(corpus.tokenizer, corpus.train), corpus.tokenizer.decode
+    changed = 0
+    for seed, tokens in enumerate(corpus.train.tokens):
+        before = decode(tokens[1:])
+        after = decode(names.redraw(tokens, np.random.default_rng(seed))[1:])
+        pairs = set(zip(before.split(), after.split(), strict=True))
+        renamed = {(a.strip("."), b.strip(".")) for a, b in pairs if a != b}
+        changed += bool(renamed)
+        assert len({a for a, _ in renamed}) == len({b for _, b in renamed}) == len(renamed)
+        assert all((a in BOYS) == (b in BOYS) and (a in GIRLS) == (b in GIRLS) for a, b in renamed)
+    assert changed > 40
+
+
+def test_batches_depend_on_seed_and_step_alone(corpus):
+    def batches() -> Batches:
+        return Batches(corpus.train, Names(corpus.tokenizer, corpus.train), SMALL)
+
+    onwards, again = batches(), batches()
+    in_order = [onwards.at(step) for step in range(6)]
+    for step in (5, 2, 3):
+        for a, b in zip(in_order[step], again.at(step), strict=True):
+            assert torch.equal(a, b)
+    ids, targets = in_order[5]
+    text = (targets != IGNORED).all(1)
+    assert torch.equal(ids[text][:, 1:], targets[text][:, :-1])
+    assert ids.shape == (4, 32)
+    assert text.sum() == 2  # the other two are repeated tokens
+
+
+def test_attention_in_training_is_the_models_own(corpus):
+    model = GPT2(SMALL.config)
+    ids = torch.from_numpy(corpus.train.tokens[0][None, :20])
+    torch.testing.assert_close(model(ids, cache=PlainAttention()).logits, model(ids).logits)
+
+
+def test_a_resumed_run_gives_the_same_weights(corpus, tmp_path, monkeypatch):
+    whole, _ = train(SMALL, corpus, tmp_path / "whole.pt", resume=False, every=3)
+
+    def stop_after_three(path, recipe, model, optimizer, progress):
+        save(path, recipe, model, optimizer, progress)
+        raise KeyboardInterrupt
+
+    save = train_bundled.save_checkpoint
+    with monkeypatch.context() as patch:
+        patch.setattr(train_bundled, "save_checkpoint", stop_after_three)
+        with pytest.raises(KeyboardInterrupt):
+            train(SMALL, corpus, tmp_path / "part.pt", resume=False, every=3)
+    resumed, progress = train(SMALL, corpus, tmp_path / "part.pt", resume=True, every=3)
+    assert [step for step, *_ in progress.curve] == [3, 6]
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
