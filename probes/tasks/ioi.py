@@ -7,18 +7,19 @@ from probes.tasks.pairs import Pairs, make_pairs
 from probes.tasks.sampling_words import draw_words, seeded, single_tokens
 from probes.tasks.word_lists import NAMES, OBJECTS, PLACES
 
-# {a} and {b} are the two people in order of appearance; {s} is the one who appears again.
+# {a} and {b} are the two people in order of appearance; {s} is the one who appears again. Each
+# starts with words of its own: at the start of a text, a name is not one token for every tokenizer.
 TEMPLATES = (
-    "When {a} and {b} walked into the {place}, {s} handed the {thing} to",
-    "After {a} and {b} had met at the {place}, {s} passed the {thing} to",
-    "While {a} and {b} were waiting near the {place}, {s} offered the {thing} to",
-    "Since {a} and {b} both worked in the {place}, {s} could lend the {thing} to",
-    "Once {a} and {b} came back from the {place}, {s} wanted to show the {thing} to",
+    "One day, {a} and {b} went to the {place}. {s} gave the {thing} to",
+    "One sunny day, {a} and {b} were in the {place}. {s} showed the {thing} to",
+    "When {a} and {b} came to the {place}, {s} gave the {thing} to",
+    "Then {a} and {b} found a big {thing} in the {place}. {s} gave it to",
+    "The next day, {a} saw {b} in the {place}. {s} brought the {thing} to",
 )
 
 
 def ioi(tokenizer: Tokenizer, n: int, *, seed: int = 0) -> Pairs:
-    """Two people; one of them acts, and the other is the answer.
+    """Two children of a simple story; one of them acts, and the other is the answer.
 
     Half of the prompts name the answer first ("ABBA": answer, subject, subject), half the subject
     ("BABA"). Corrupted: the subject's second mention is a third person ("ABC"), so that no name

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-NAMES = """Mary John Alice Tom James Kate Anna Paul Sarah David Emma Peter Laura Jack Lucy Mark
-    Jane Henry Rose Simon Helen Frank Susan Robert Martin Claire George Amy""".split()  # noqa: SIM905
-PLACES = """park school garden station market library kitchen hospital office museum beach church
-    bank hotel house shop""".split()  # noqa: SIM905
-OBJECTS = """book letter key ring ball drink map basket picture ticket hat bottle computer necklace
-    box watch""".split()  # noqa: SIM905
+# Names, places and things are common in children's stories, and one token each both for GPT-2 and
+# for the bundled model.
+BOYS = "Tim Tom Ben Max Sam Bob Jack John".split()  # noqa: SIM905
+GIRLS = "Lily Sue Mia Lucy Anna Sara Amy Sally".split()  # noqa: SIM905
+NAMES = [*BOYS, *GIRLS]
+PLACES = """park garden kitchen yard forest store shop house room zoo museum library
+    market""".split()  # noqa: SIM905
+OBJECTS = """ball toy book box doll hat stick car rock flower bag boat basket cake bottle key
+    picture cup balloon""".split()  # noqa: SIM905
 EVENTS = """war siege voyage reign famine drought trial search debate project mission exhibition
     construction campaign expedition marriage strike plague alliance""".split()  # noqa: SIM905
 ARGUMENTS = """load size files last name path value index count mode data text key line width

@@ -13,7 +13,7 @@ from probes.tasks.greater_than import GreaterThan, greater_than
 from probes.tasks.ioi import TEMPLATES, ioi
 from probes.tasks.pairs import Pairs
 from probes.tasks.repeated_tokens import repeated_tokens
-from probes.tasks.word_lists import NAMES
+from probes.tasks.word_lists import ARGUMENTS, NAMES, OBJECTS, PLACES
 from tests.conftest import GPT2_TOKENIZER, byte_tokenizer
 from tests.planted import planted_tokenizer
 
@@ -27,6 +27,11 @@ def gpt2() -> Tokenizer:
     return Tokenizer.from_folder(GPT2_TOKENIZER)
 
 
+@pytest.fixture(scope="module")
+def stories() -> Tokenizer:
+    return load("bundled", device="cpu").tokenizer
+
+
 def differences(tokenizer: Tokenizer, a: str, b: str) -> list[int]:
     """Positions at which two texts of equal length differ."""
     a, b = tokenizer.encode(a), tokenizer.encode(b)
@@ -34,18 +39,21 @@ def differences(tokenizer: Tokenizer, a: str, b: str) -> list[int]:
     return [i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y]
 
 
-@pytest.mark.parametrize("make", [ioi, docstring_like])
-def test_answers_are_one_token_and_kinds_have_one_length(gpt2, make):
-    data = make(gpt2, N)
+@pytest.mark.parametrize(
+    ("make", "name"), [(ioi, "gpt2"), (ioi, "stories"), (docstring_like, "gpt2")]
+)
+def test_answers_are_one_token_and_kinds_have_one_length(request, make, name):
+    tokenizer = request.getfixturevalue(name)
+    data = make(tokenizer, N)
     lengths = {}
     for i, kind in enumerate(data.kinds):
-        lengths.setdefault(kind, set()).add(len(gpt2.encode(data.prompts[i])))
-        assert gpt2.decode([data.target_ids[i]]) == data.target[i] != data.foil[i]
-        assert gpt2.decode([data.foil_ids[i]]) == data.foil[i]
-        assert len(differences(gpt2, data.prompts[i], data.corrupt[i])) == 1
+        lengths.setdefault(kind, set()).add(len(tokenizer.encode(data.prompts[i])))
+        assert tokenizer.decode([data.target_ids[i]]) == data.target[i] != data.foil[i]
+        assert tokenizer.decode([data.foil_ids[i]]) == data.foil[i]
+        assert len(differences(tokenizer, data.prompts[i], data.corrupt[i])) == 1
         # Text and answer are tokenised apart as they are together.
-        whole = gpt2.encode(data.prompts[i] + data.target[i])
-        assert whole == [*gpt2.encode(data.prompts[i]), data.target_ids[i]]
+        whole = tokenizer.encode(data.prompts[i] + data.target[i])
+        assert whole == [*tokenizer.encode(data.prompts[i]), data.target_ids[i]]
     assert all(len(sizes) == 1 for sizes in lengths.values())
 
 
@@ -75,6 +83,12 @@ def test_ioi_names_the_subject_twice_and_the_answer_once(gpt2):
         assert third[:2] == names[:2]
         assert third[2] not in names
         assert data.prompts[i].endswith(" to")
+
+
+def test_ioi_is_the_same_for_gpt2_and_the_bundled_model(gpt2, stories):
+    for tokenizer in (gpt2, stories):
+        assert all(len(tokenizer.encode(f" {word}")) == 1 for word in NAMES + PLACES + OBJECTS)
+    assert ioi(gpt2, N).prompts == ioi(stories, N).prompts
 
 
 def test_greater_than_counts_the_later_years_as_right(gpt2):
@@ -136,7 +150,7 @@ def test_a_bos_stands_in_front_and_nowhere_else():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (ioi, r"ioi: 0 of \d+ names are one token .* 3 are needed \(' Mary' is ' ' \+ 'M' \+ 'a'"),
+        (ioi, r"ioi: 0 of \d+ names are one token .* 3 are needed \(' Tim' is ' ' \+ 'T' \+ 'i'"),
         (greater_than, r"greater_than: 0 of \d+ events are one token .*\(' war' is ' ' \+ 'w'"),
         (docstring_like, r"docstring_like: 0 of \d+ argument names .*\(' load' is ' ' \+ 'l'"),
     ],
@@ -147,10 +161,9 @@ def test_a_tokenizer_without_the_words_is_refused(make, message):
     assert "\n" not in str(error.value)
 
 
-def test_numbers_in_single_digits_are_refused():
-    tokenizer = load("bundled", device="cpu").tokenizer
+def test_numbers_in_single_digits_are_refused(stories):
     with pytest.raises(InputError, match=r"greater_than: '00' is not one token: it is '0' \+ '0'"):
-        greater_than(tokenizer, 3)
+        greater_than(stories, 3)
 
 
 def test_years_that_are_not_two_tokens_are_refused():
@@ -158,14 +171,13 @@ def test_years_that_are_not_two_tokens_are_refused():
         greater_than(planted_tokenizer(), 3)  # every unknown word is one token there
 
 
-def test_a_smaller_vocabulary_leaves_words_out():
-    tokenizer = load("bundled", device="cpu").tokenizer
-    data = ioi(tokenizer, N)
-    used = {name for name in NAMES if any(f" {name}" in prompt for prompt in data.prompts)}
-    assert 3 <= len(used) < len(NAMES)
-    assert all(len(tokenizer.encode(f" {name}")) == 1 for name in used)
+def test_a_smaller_vocabulary_leaves_words_out(stories):
+    data = docstring_like(stories, N)
+    used = {name for name in ARGUMENTS if any(f" {name}" in prompt for prompt in data.prompts)}
+    assert 6 <= len(used) < len(ARGUMENTS)
+    assert all(len(stories.encode(f" {name}")) == 1 for name in used)
     for prompt, corrupt in zip(data.prompts, data.corrupt, strict=True):
-        assert len(differences(tokenizer, prompt, corrupt)) == 1
+        assert len(differences(stories, prompt, corrupt)) == 1
 
 
 @pytest.mark.parametrize(
