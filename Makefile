@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 .PHONY: demo test fast clients lint format dist clean
 
 demo: $(VENV)/.installed
-	$(BIN)/gpt2kit lens --model bundled "Alice was beginning to get very tired of sitting by her sister"
+	$(BIN)/gpt2kit lens --model bundled "Tom and Lily went to the park. Tom gave the ball to"
 	$(BIN)/gpt2kit generate --model bundled --seed 4 "Once upon a time"
 
 test: lint

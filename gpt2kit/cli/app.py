@@ -37,7 +37,7 @@ SECTIONS = {
 @click.group(
     cls=CommandGroup,
     sections=SECTIONS,
-    start='gpt2kit lens "Alice was beginning to get very tired of sitting"',
+    start='gpt2kit lens "Tom and Lily went to the park. Tom gave the ball to"',
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 success, 1 a check failed, 2 bad input, 3 `facts` on a model that is "

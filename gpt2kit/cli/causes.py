@@ -21,8 +21,8 @@ from gpt2kit.errors import InputError
 
 
 @example_command(
-    "gpt2kit attribute \"The Queen said to\" --target ' Alice' --foil ' the'",
-    "gpt2kit attribute \"The Queen said to\" --target ' Alice' --by head",
+    "gpt2kit attribute \"The girl ran to\" --target ' her' --foil ' his'",
+    "gpt2kit attribute \"The girl ran to\" --target ' her' --by head",
 )
 @click.argument("prompt")
 @click.option("--target", required=True, metavar="TOKEN", help="Whose logit, e.g. ' Mary'.")
@@ -64,8 +64,8 @@ def attribute(
 
 
 @example_command(
-    'gpt2kit patch --clean "The Queen said to" --corrupt "The King said to" \\',
-    "    --target ' her' --foil ' him'",
+    'gpt2kit patch --clean "The girl ran to" --corrupt "The boy ran to" \\',
+    "    --target ' her' --foil ' his'",
 )
 @click.option("--clean", required=True, metavar="PROMPT", help="The run whose values are put in.")
 @click.option(
@@ -107,8 +107,8 @@ def patch(
 
 
 @example_command(
-    "gpt2kit ablate \"The Queen said to\" --target ' her'",
-    "gpt2kit ablate \"The Queen said to\" --target ' her' --over mlp_out --kind mean",
+    "gpt2kit ablate \"The girl ran to\" --target ' her'",
+    "gpt2kit ablate \"The girl ran to\" --target ' her' --over mlp_out --kind mean",
 )
 @click.argument("prompt")
 @target_option

@@ -58,7 +58,7 @@ _sampling_options = options(
 @example_command(
     'gpt2kit generate "Once upon a time" --seed 4',
     'gpt2kit generate "Once upon a time" --greedy --lens',
-    'gpt2kit generate "The Queen said" --edit "blocks.1.z[head=3] = 0"',
+    'gpt2kit generate "One day, Lily and Tom" --edit "blocks.1.z[head=3] = 0"',
 )
 @click.argument("prompts", metavar="PROMPT...", nargs=-1, required=True)
 @_sampling_options

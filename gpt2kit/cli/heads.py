@@ -53,7 +53,7 @@ def heads(prompt: str | None, length: int, engine: EngineChoice, output: DataFor
         print_rich(Group(scores.render(), "", copying.render()))
 
 
-@example_command('gpt2kit attn "The Queen said to Alice" --layer 1 --head 3')
+@example_command('gpt2kit attn "One day, Lily and Tom" --layer 1 --head 3')
 @click.argument("prompt")
 @click.option("--layer", required=True, type=INTEGER, help="From 0; negative from the end.")
 @click.option("--head", required=True, type=INTEGER, help="From 0.")

@@ -39,9 +39,9 @@ _cell_options = options(
 
 
 @example_command(
-    'gpt2kit lens "Alice was beginning to get very tired"',
-    "gpt2kit lens \"She said to\" --target ' her' --foil ' him'",
-    'gpt2kit lens "The Queen of Hearts" --topk 3 --pos -4:',
+    'gpt2kit lens "Tom and Lily went to the park. Tom gave the ball to"',
+    "gpt2kit lens \"The girl ran to\" --target ' her' --foil ' his'",
+    'gpt2kit lens "One day, Lily and Tom" --topk 3 --pos -4:',
 )
 @click.argument("prompt")
 @_cell_options
