@@ -18,7 +18,7 @@ from tests.clients import environments, running
 
 pytestmark = [pytest.mark.clients, pytest.mark.slow]
 
-TEXT, COUNT = "Once upon a time, the Queen of Hearts", 16
+TEXT, COUNT = "Once upon a time, there was a little girl", 16
 FILES = {
     "model.onnx": {},
     "model_fp16.onnx": {"dtype": "float16"},

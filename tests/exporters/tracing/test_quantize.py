@@ -136,12 +136,13 @@ def test_embedding_and_unembedding_are_one_matrix(quantised, bundled):
     assert len(wide) == 1
     assert numpy_helper.to_array(wide[0]).dtype == np.uint8
     assert not any(x.dims == [vocab, bundled.config.n_embd] for x in graph.initializer)
-    assert sum(node.op_type == "MatMulNBits" for node in graph.node) == 4 * 6 + 1
+    products = sum(node.op_type == "MatMulNBits" for node in graph.node)
+    assert products == 4 * bundled.config.n_layer + 1
 
 
 def test_the_engine_stays_close_to_the_weights_it_carries(quantised, bundled, kind):
     reference = TorchRunner(unpack(pack(on_cpu(bundled.model, torch.float32), kind)))
-    ids = bundled.tokenizer.encode("Alice was beginning to get very tired of sitting by her sister")
+    ids = bundled.tokenizer.encode("Tom and Lily went to the park. Tom gave the ball to")
     want, got = (r.run(ids).logits[0] for r in (reference, quantised))
     assert np.abs(want - got).mean() < 0.02 * np.abs(want).mean()
 
@@ -153,7 +154,7 @@ def test_the_lens_reads_through_the_packed_head(quantised, bundled):
 
 
 def test_it_generates(quantised):
-    text = generate(quantised, ["Alice was", "The Queen said to the"], max_new_tokens=20, seed=1)
+    text = generate(quantised, ["One day", "Lily and her mom went to"], max_new_tokens=20, seed=1)
     assert all(len(part) > 20 for part in text)
 
 

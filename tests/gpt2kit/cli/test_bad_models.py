@@ -82,7 +82,7 @@ def test_a_model_that_cannot_be_had_is_one_line(tmp_path, args):
 
 def test_auto_falls_back_to_the_bundled_model_and_says_so(tmp_path):
     environment = os.environ | OFFLINE | {"HF_HOME": str(tmp_path / "hub")}
-    done = process("lens", "The king", text=True, encoding="utf-8", env=environment)
+    done = process("lens", "One day", text=True, encoding="utf-8", env=environment)
     assert done.returncode == 0
     assert "logit lens  bundled" in done.stdout
     (warning,) = done.stderr.splitlines()

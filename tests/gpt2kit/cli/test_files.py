@@ -139,10 +139,10 @@ def test_the_bundled_model_exports_verifies_and_runs():
     assert result.exit_code == 0, result.output
     assert [line for line in result.stderr.splitlines() if "…" not in line] == []
     assert "agree" in succeeded(run("verify", "b.onnx"))
-    args = ["generate", "The king", "-n", "30", "--seed", "1"]
+    args = ["generate", "One day", "-n", "30", "--seed", "1"]
     assert succeeded(run(*args, "--onnx", "b.onnx")) == succeeded(run(*args, "--model", "bundled"))
-    assert succeeded(run("lens", "The king", "--onnx", "b.onnx")) == (
-        succeeded(run("lens", "The king", "--model", "bundled"))
+    assert succeeded(run("lens", "One day", "--onnx", "b.onnx")) == (
+        succeeded(run("lens", "One day", "--model", "bundled"))
     )
 
 

@@ -31,7 +31,7 @@ def test_the_command_shows_both_texts():
     [
         (("a", "b", "--lens"), "take one prompt at a time"),
         (("a", "--edit", "nonsense"), "'nonsense' is not an edit"),
-        (("a", "--edit", "blocks.77.z = 0"), "the model has layers 0 to 5"),
+        (("a", "--edit", "blocks.77.z = 0"), "the model has layers 0 to 7"),
         (("a", "--edit", "blocks.0.z[head=9] = 0"), "head = 9 is out of range"),
         (("", "--lens"), "the prompt is empty"),
     ],

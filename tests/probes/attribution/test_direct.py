@@ -123,10 +123,10 @@ def test_a_centred_unembedding_takes_the_mean_logit_out(exact):
 def test_the_bundled_model_in_every_precision(dtype, by):
     runner = load("bundled", device="cpu", dtype=dtype)
     found = direct_logit_attribution(
-        runner, "Once upon a time there was a", target=" king", foil=" ship", by=by
+        runner, "Once upon a time, there was a", target=" girl", foil=" boy", by=by
     )
     run = runner.run(found.prompt_ids).logits[0, -1].astype(np.float64)
-    a, b = (run[runner.tokenizer.single(text)] for text in (" king", " ship"))
+    a, b = (run[runner.tokenizer.single(text)] for text in (" girl", " boy"))
     slack = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}[dtype]
     close(found.total, a - b, slack)
     assert abs(found.parts.sum() - found.total) <= slack * max(1, abs(a), abs(b))
@@ -210,7 +210,7 @@ def test_a_quantised_file_is_explained_by_the_weights_it_stands_for(bundled, kin
     plain = TorchRunner(unpack(pack(on_cpu(bundled.model, torch.float32), kind)), bundled.tokenizer)
     for by in LEVELS:
         got, want = (
-            direct_logit_attribution(r, "Once upon a time there was a", target=" king", by=by)
+            direct_logit_attribution(r, "Once upon a time, there was a", target=" girl", by=by)
             for r in (small, plain)
         )
         assert np.abs(got.parts - want.parts).max() < 0.1  # activations are rounded to 8 bits

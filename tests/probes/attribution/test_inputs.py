@@ -59,12 +59,12 @@ def test_enough_steps_are_complete(exact):
 
 
 def test_the_bundled_model_is_complete_by_default(bundled):
-    text = "When the king had heard this, he said to his daughter"
-    found = input_attribution(bundled, text, target=" the", foil=" and")
+    text = "Tom and Lily went to the park. Tom gave the ball to"
+    found = input_attribution(bundled, text, target=" Lily", foil=" Tom")
     assert abs(found.completeness) < 1e-3 < abs(found.total - found.baseline_total)
     logits = bundled.run(found.prompt_ids).logits[0, -1]
-    the, other = (bundled.tokenizer.single(text) for text in (" the", " and"))
-    close(found.total, logits[the] - logits[other])
+    lily, tom = (bundled.tokenizer.single(text) for text in (" Lily", " Tom"))
+    close(found.total, logits[lily] - logits[tom])
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -105,7 +105,7 @@ def test_it_works_where_gradients_are_off(torch_runner, off):
 
 @pytest.mark.parametrize(("dtype", "slack"), [("float16", 0.005), ("bfloat16", 0.03)])
 def test_half_precision_is_near(bundled, dtype, slack):
-    text, options = "Once upon a time there was a", {"target": " king", "foil": " ship"}
+    text, options = "Once upon a time, there was a", {"target": " girl", "foil": " boy"}
     half = input_attribution(load("bundled", device="cpu", dtype=dtype), text, **options)
     want = input_attribution(bundled, text, **options)
     assert np.abs(half.values - want.values).max() < slack * np.abs(want.values).max()
@@ -116,7 +116,7 @@ def test_half_precision_is_near(bundled, dtype, slack):
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_on_a_gpu(bundled, dtype):
     slack = {"float32": 1e-4, "float16": 0.01, "bfloat16": 0.05}[dtype]
-    text, options = "Once upon a time there was a", {"target": " king", "foil": " ship"}
+    text, options = "Once upon a time, there was a", {"target": " girl", "foil": " boy"}
     cuda = load("bundled", device="cuda", dtype=dtype)
     parts, tokens = (probe(cuda, text, **options) for probe in BOTH)
     close(parts.parts, direct_logit_attribution(bundled, text, **options).parts, slack)
