@@ -25,10 +25,10 @@ class Recipe:
     n_embd: int = 192
     n_layer: int = 8
     n_head: int = 6
-    steps: int = 7000
+    steps: int = 4500
     short_steps: int = 300
     batch_rows: int = 16
-    repeat_rows: int = 2
+    repeat_rows: int = 3
     renamed: float = 0.5
     dropout: float = 0.1
     learning_rate: float = 0.003
