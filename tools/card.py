@@ -1,165 +1,205 @@
-"""The model card of the bundled model; its figures are measured on the files that ship."""
+"""Measure the model in gpt2kit/bundled on held-out stories, and write its card.
+
+    python tools/card.py --corpus FOLDER                      # a few minutes on two cores
+    python tools/card.py --corpus FOLDER --old-model FOLDER   # beside another model
+
+FOLDER holds the stories that the model was trained on (see tools/train_bundled.py). Everything is
+measured on the files that ship: the fp16 weights, computed in float32. How they were trained is
+read from training.json beside them. Two parts of the card are written by hand:
+bundled_verdict.md and bundled_trials.md.
+"""
 
 from __future__ import annotations
 
-import dataclasses
+import argparse
 import math
-import os
-import platform
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from corpus import END_OF_TEXT, HELD_OUT, Corpus, Stories, read_stories
-from measure import generate, loss_of, measure_circuits, ngram_losses
+from circuits import circuit_fields
+from corpus import END_OF_TEXT, HELD_OUT, Corpus, encode_stories, load_corpus, read_stories
+from measure import loss_of, ngram_losses
 from names import Names
-from recipe import Batches, Recipe
-from safetensors.torch import load_file
+from recipe import Batches
+from rendering import table
+from samples import (
+    JUDGED,
+    LENGTH,
+    TEMPERATURE,
+    WORDS,
+    continuations,
+    openings,
+    read_verdict,
+    samples,
+    weights_digest,
+)
 from tokenizers import Tokenizer
+from training_record import TrainingRecord
+from vocabulary import vocabulary_fields
 
-from gpt2kit.config import GPT2Config
-from gpt2kit.model import GPT2
+import gpt2kit
+from gpt2kit import TorchRunner
 
-PROMPTS = ("Once upon a time", "Tim and Lily went to the park.", "One day, a little dog")
-TEMPLATE = Path(__file__).with_name("bundled_card.md")
-
-
-def load_shipped(folder: Path, config: GPT2Config) -> GPT2:
-    """The model as users get it: the fp16 weights of `folder`, computed in float32."""
-    weights = load_file(folder / "model.safetensors")
-    model = GPT2(config)
-    model.load_state_dict(
-        {name.removeprefix("transformer."): weight.float() for name, weight in weights.items()}
-    )
-    return model.eval()
+TOOLS = Path(__file__).resolve().parent
+TEMPLATE = TOOLS / "bundled_card.md"
+VERDICT = TOOLS / "bundled_verdict.md"
+TRIALS = TOOLS / "bundled_trials.md"
+BUNDLED = TOOLS.parent / "gpt2kit" / "bundled"
 
 
-def loss_row(name: str, nats: float, stories: Stories) -> str:
-    """One line of the card's table of losses."""
-    bits = nats * stories.scored / stories.bytes / math.log(2)
-    return f"| {name} | {nats:.3f} | {math.exp(nats):.1f} | {bits:.3f} |"
+def card(folder: Path, stories: Path, corpus: Corpus, old_model: Path | None = None) -> str:
+    """Measure the model in `folder` and fill in its card.
 
-
-def best_heads(scores: torch.Tensor, count: int = 5) -> list[tuple[str, float]]:
-    """The `count` heads with the highest score, as (layer.head, score)."""
-    best = scores.flatten().topk(count)
-    heads = scores.shape[1]
-    return [
-        (f"{int(i) // heads}.{int(i) % heads}", float(score))
-        for score, i in zip(best.values, best.indices, strict=True)
-    ]
-
-
-def sample_lines(model: GPT2, tokenizer: Tokenizer) -> str:
-    """One greedy and one top-k continuation of each prompt, as Markdown."""
-    lines = []
-    for prompt in PROMPTS:
-        for name, top_k in (("greedy", 1), ("top-k 50", 50)):
-            text = generate(model, tokenizer, prompt, top_k, seed=0)
-            text = " ".join(text.removeprefix(prompt).split())
-            for character in "\\`*_<[":
-                text = text.replace(character, "\\" + character)
-            lines.append(f"- {name}: **{prompt}** {text}")
-    return "\n".join(lines)
-
-
-def command_line(recipe: Recipe) -> str:
-    """The command that trains with this recipe."""
-    given = [
-        f"--{field.name.replace('_', '-')} {getattr(recipe, field.name)}"
-        for field in dataclasses.fields(recipe)
-        if getattr(recipe, field.name) != field.default
-    ]
-    return " ".join(["python tools/train_bundled.py", *given])
-
-
-def card(
-    folder: Path, recipe: Recipe, corpus: Corpus, folder_of_stories: Path, seconds: float
-) -> str:
-    """Measure the model in `folder` and fill in the model card."""
-    model = load_shipped(folder, recipe.config)
+    stories: the folder of texts that `corpus` was read from. Raises SystemExit if the tokenizer of
+    the model is not the one that these texts give.
+    """
+    runner = gpt2kit.load(folder, device="cpu")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    if tokenizer.get_vocab() != corpus.tokenizer.get_vocab():
+        raise SystemExit(f"{folder}: was trained on other stories than {stories} holds")
+    held_out = read_stories([stories / HELD_OUT])
     return TEMPLATE.read_text(encoding="utf-8").format(
-        **model_fields(model, recipe, corpus),
-        **loss_fields(model, corpus),
-        **circuit_fields(model, recipe),
-        **story_fields(folder_of_stories),
-        **training_fields(recipe, corpus, seconds),
+        **model_fields(runner),
+        **loss_fields(runner, corpus, held_out, old_model),
+        **vocabulary_fields(tokenizer, held_out),
+        **circuit_fields(runner, corpus.held_out),
+        **text_fields(runner, folder, held_out),
+        **training_fields(TrainingRecord.read(folder), corpus),
+        trials=TRIALS.read_text(encoding="utf-8").strip(),
     )
 
 
-def model_fields(model: GPT2, recipe: Recipe, corpus: Corpus) -> dict[str, Any]:
-    """The shape of the model, and what it writes."""
+def model_fields(runner: TorchRunner) -> dict[str, Any]:
+    """The shape of the model."""
+    config = runner.config
     return {
-        "layers": recipe.n_layer,
-        "heads": recipe.n_head,
-        "d_head": recipe.config.d_head,
-        "width": recipe.n_embd,
-        "positions": recipe.n_positions,
-        "half": recipe.n_positions // 2,
-        "vocab": recipe.vocab_size,
+        "layers": config.n_layer,
+        "heads": config.n_head,
+        "d_head": config.d_head,
+        "width": config.n_embd,
+        "positions": config.n_positions,
+        "half": config.n_positions // 2,
         "end": END_OF_TEXT,
-        "weights": sum(weight.numel() for weight in model.parameters()),
-        "samples": sample_lines(model, corpus.tokenizer),
+        "weights": sum(weight.numel() for weight in runner.model.parameters()),
     }
 
 
-def loss_fields(model: GPT2, corpus: Corpus) -> dict[str, Any]:
-    """The held-out loss beside the loss of n-gram models."""
+def loss_fields(
+    runner: TorchRunner, corpus: Corpus, held_out: list[str], old_model: Path | None
+) -> dict[str, Any]:
+    """The held-out loss beside the loss of n-gram models, and of an older model on the same text.
+
+    held_out: the texts of the held-out stories.
+    """
+    tokens, size = corpus.held_out.scored, corpus.held_out.bytes
     orders = ngram_losses(corpus)
     best = min(orders, key=lambda order: orders[order])
+    own = loss_of(runner, corpus.held_out)
+    bits = tokens / size / math.log(2)
     rows = [
-        loss_row("**this model**", loss_of(model, corpus.held_out), corpus.held_out),
-        loss_row(f"{best}-gram model", orders[best], corpus.held_out),
+        (name, f"{nats:.3f}", f"{math.exp(nats):.1f}", f"{nats * bits:.3f}")
+        for name, nats in (("**this model**", own), (f"{best}-gram model", orders[best]))
     ]
+    if old_model is not None:
+        rows.append(
+            ("the model before (its own tokens)", "", "", f"{old_bits(old_model, held_out):.3f}")
+        )
     return {
-        "held_tokens": corpus.held_out.scored,
-        "held_bytes": corpus.held_out.bytes,
-        "held_stories": len(corpus.held_out.tokens),
-        "loss_rows": "\n".join(rows),
+        "held_tokens": tokens,
+        "held_bytes": size,
+        "held_stories": len(held_out),
+        "loss_rows": table(("held-out stories", "nats/token", "perplexity", "bits/byte"), rows),
+        "below": 1 - own / orders[best],
         "best_order": best,
         "all_orders": ", ".join(f"order {order}: {nats:.3f}" for order, nats in orders.items()),
     }
 
 
-def circuit_fields(model: GPT2, recipe: Recipe) -> dict[str, Any]:
-    """The heads that copy repeated tokens, and what they gain."""
-    circuits = measure_circuits(model, recipe.seed)
-    heads = zip(best_heads(circuits.induction), best_heads(circuits.previous), strict=True)
+def old_bits(folder: Path, stories: list[str]) -> float:
+    """Bits per byte of another model on some stories, in its own tokens and context."""
+    tokens = encode_stories(Tokenizer.from_file(str(folder / "tokenizer.json")), stories)
+    nats = loss_of(gpt2kit.load(folder, device="cpu"), tokens)
+    return nats * tokens.scored / tokens.bytes / math.log(2)
+
+
+def text_fields(runner: TorchRunner, folder: Path, held_out: list[str]) -> dict[str, Any]:
+    """Samples, and continuations of held-out openings with a reader's verdict.
+
+    The first held-out story may begin in the middle, so openings come from those that follow.
+    """
+    prompts = openings(held_out[1:])
     return {
-        "first_copy": circuits.first_copy_loss,
-        "second_copy": circuits.second_copy_loss,
-        "head_rows": "\n".join(f"| {a} | {x:.3f} | | {b} | {y:.3f} |" for (a, x), (b, y) in heads),
+        "samples": samples(runner),
+        "length": LENGTH,
+        "sampling": ", ".join(f"{name} {value}" for name, value in runner.generation.items()),
+        "openings": len(prompts),
+        "words": WORDS,
+        "judged": JUDGED,
+        "temperature": TEMPERATURE,
+        "greedy": continuations(runner, prompts, greedy=True),
+        "sampled": continuations(runner, prompts, temperature=TEMPERATURE, top_k=None),
+        "verdict": read_verdict(VERDICT, weights_digest(folder)),
     }
 
 
-def story_fields(folder: Path) -> dict[str, Any]:
-    """The stories that the model was trained on."""
-    paths = sorted(path for path in folder.glob("*.txt") if path.name != HELD_OUT)
-    stories = read_stories(paths)
-    return {"stories": len(stories), "bytes": sum(len(story.encode()) for story in stories)}
-
-
-def training_fields(recipe: Recipe, corpus: Corpus, seconds: float) -> dict[str, Any]:
-    """The recipe, and where and how fast it ran."""
+def training_fields(record: TrainingRecord, corpus: Corpus) -> dict[str, Any]:
+    """The stories, the recipe, and where and how fast it ran."""
+    recipe = record.recipe
     seen = recipe.steps * recipe.batch_rows * recipe.n_positions
     batches = Batches(corpus.train, Names(corpus.tokenizer, corpus.train), recipe)
-    cores = f"{torch.get_num_threads()} of {os.cpu_count()} CPU cores"
     return {
-        "command": command_line(recipe),
-        "steps": recipe.steps,
-        "rows": recipe.batch_rows,
-        "repeats": recipe.repeat_rows,
+        "stories": len(corpus.train.tokens),
+        "validation_stories": len(corpus.validation.tokens),
+        "bytes": corpus.train.bytes,
+        "train_tokens": corpus.train.scored,
+        "command": record.command,
+        "recipe": recipe,
+        "optimizer": optimizer_text(record),
         "seen": seen / 1e6,
         "epochs": batches.epochs(recipe.steps),
-        "train_tokens": corpus.train.scored,
-        "short_steps": recipe.short_steps,
-        "learning_rate": recipe.learning_rate,
-        "warmup": recipe.warmup,
-        "weight_decay": recipe.weight_decay,
-        "seed": recipe.seed,
-        "minutes": seconds / 60,
-        "speed": seen / seconds,
-        "machine": f"{cores} ({platform.machine()})",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
+        "minutes": record.seconds / 60,
+        "speed": seen / record.seconds,
+        "record": record,
+        "curve": curve_table(record),
     }
+
+
+def optimizer_text(record: TrainingRecord) -> str:
+    """Which optimizer trains which weights, at which rate."""
+    adam = f"AdamW (0.9, 0.98) at a learning rate of {record.recipe.learning_rate:g}"
+    if not record.recipe.muon_rate:
+        return adam
+    return f"Muon at {record.recipe.muon_rate:g} for the blocks' matrices, {adam} for the rest"
+
+
+def curve_table(record: TrainingRecord, rows: int = 8) -> str:
+    """The loss curve at a few of the checkpoints, the last one included."""
+    return table(("step", "training", "validation"), reversed(list(_thinned(record, rows))))
+
+
+def _thinned(record: TrainingRecord, rows: int) -> Iterator[tuple[str, str, str]]:
+    """About `rows` lines of the curve, last first."""
+    stride = max(1, len(record.curve) // rows)
+    for step, train, validation in record.curve[::-1][::stride]:
+        yield f"{step:,}", f"{train:.3f}", f"{validation:.3f}"
+
+
+def main() -> None:
+    """Write the card into the model's folder."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--corpus", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--model", type=Path, default=BUNDLED, metavar="FOLDER")
+    parser.add_argument("--old-model", type=Path, metavar="FOLDER")
+    parser.add_argument("--threads", type=int, default=2, help="of torch")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    vocab_size = TrainingRecord.read(options.model).recipe.vocab_size
+    corpus = load_corpus(options.corpus, vocab_size)
+    text = card(options.model, options.corpus, corpus, options.old_model)
+    (options.model / "README.md").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -8,9 +8,9 @@ FOLDER holds stories as text: one or more .txt files to train on, and held-out.t
 A line `<|endoftext|>` stands between two stories.
 
 One run trains the tokenizer and the model, fits the n-gram baseline, measures both on the same
-held-out tokens, and writes config.json, generation_config.json, model.safetensors, tokenizer.json
-and README.md. Every random choice depends on --seed and the step number alone, so a resumed
-run sees the same batches as an uninterrupted one.
+held-out tokens, and writes config.json, generation_config.json, model.safetensors, tokenizer.json,
+training.json and README.md. Every random choice depends on --seed and the step number alone, so a
+resumed run sees the same batches as an uninterrupted one.
 
 With glibc, MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184 in the environment
 keep freed memory in the process. On one core, a step is then 1.17 times as fast.
@@ -31,14 +31,17 @@ import numpy as np
 import torch
 from card import card
 from corpus import Corpus, load_corpus
-from measure import measure_circuits, quick_loss
+from measure import quick_loss
 from names import Names
 from optimize import Optimizer, initialise, train_step
 from recipe import Batches, Recipe
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
+from training_record import TrainingRecord
 
+from gpt2kit import TorchRunner
 from gpt2kit.model import GPT2
+from probes import head_scores
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -109,10 +112,10 @@ def train(
             progress.seconds = time.monotonic() - began
             save_checkpoint(checkpoint, recipe, model, optimizer, progress)
             speed = progress.step * recipe.batch_rows * recipe.n_positions / progress.seconds
-            period = min(50, recipe.n_positions // 2)
-            scores = measure_circuits(model, recipe.seed, period, sequences=8)
+            scores = head_scores(TorchRunner(model))
             print(
-                f"induction {scores.induction.max():.3f} previous {scores.previous.max():.3f}  "
+                f"induction {scores.induction.max():.3f}  "
+                f"previous token {scores.previous_token.max():.3f}  "
                 f"step {progress.step:6d}  train {text:.3f}  repeated {repeated:.3f}  "
                 f"validation {loss:.3f}  {progress.seconds:6.0f} s  {speed:6.0f} tokens/s",
                 flush=True,
@@ -157,6 +160,7 @@ def parse_arguments() -> tuple[argparse.Namespace, Recipe]:
     parser.add_argument("--corpus", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--out", type=Path, default=ROOT / "gpt2kit/bundled", metavar="FOLDER")
     parser.add_argument("--work", type=Path, default=ROOT / "build/bundled", metavar="FOLDER")
+    parser.add_argument("--old-model", type=Path, metavar="FOLDER", help="for the model card")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     parser.add_argument("--threads", type=int, default=2, help="of torch, while training")
     parser.add_argument("--every", type=int, default=250, help="steps between checkpoints")
@@ -179,7 +183,8 @@ def main() -> None:
     checkpoint = options.work / "checkpoint.pt"
     model, progress = train(recipe, corpus, checkpoint, options.resume, options.every)
     write_model(staging, model, corpus.tokenizer)
-    text = card(staging, recipe, corpus, options.corpus, progress.seconds)
+    TrainingRecord.here(recipe, progress.seconds, progress.curve).write(staging)
+    text = card(staging, options.corpus, corpus, options.old_model)
     (staging / "README.md").write_text(text, encoding="utf-8")
     publish(staging, options.out)
     size = sum(path.stat().st_size for path in options.out.iterdir())
