@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import train_bundled
-from corpus import END_OF_TEXT, HELD_OUT, IGNORED, load_corpus, windows
+from corpus import END_OF_TEXT, HELD_OUT, IGNORED, load_corpus
 from names import BOYS, GIRLS, Names
 from optimize import PlainAttention
 from recipe import Batches, Recipe
@@ -45,12 +45,6 @@ def test_a_folder_without_held_out_stories_is_refused(tmp_path):
     (tmp_path / "a.txt").write_text(story(0), encoding="utf-8")
     with pytest.raises(SystemExit, match=r"wants held-out\.txt and other \.txt files"):
         load_corpus(tmp_path, SMALL.vocab_size)
-
-
-def test_windows_score_every_token_once(corpus):
-    scored = torch.cat([t[t != IGNORED] for _, t in windows(corpus.held_out, 16, 8)])
-    wanted = np.concatenate([tokens[1:] for tokens in corpus.held_out.tokens])
-    assert sorted(scored.tolist()) == sorted(wanted.tolist())
 
 
 def test_children_are_renamed_throughout_a_story_and_stay_boys_and_girls(corpus):
