@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from corpus import IntArray, Stories
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 BOYS = """Tim Tom Sam Ben Max Bob Jack Timmy John Joe Tommy Billy Jimmy Leo Mark Jim Bobby Jake Fred
@@ -12,17 +13,20 @@ GIRLS = """Lily Sue Mia Lucy Anna Amy Sally Sara Jane Sarah Lila Molly Jill Mary
 Ella""".split()  # noqa: SIM905
 
 
+Group = tuple[IntArray, IntArray, NDArray[np.float64]]  # with a space, without, share
+
+
 class Names:
     """Renames the children of a story, boys as boys and girls as girls.
 
     A name is renamed wherever it is one token, with or without a space before it, so that the
-    length in tokens stays. New names are drawn as often as the stories have them, without doubles.
+    length in tokens stays. New names are drawn without doubles.
     """
 
     def __init__(self, tokenizer: Tokenizer, stories: Stories) -> None:
         self.vocab_size = tokenizer.get_vocab_size()
         vocab = tokenizer.get_vocab()
-        self.groups: list[tuple[IntArray, IntArray, np.ndarray]] = []
+        self.groups: list[Group] = []
         counts = np.bincount(np.concatenate(stories.tokens), minlength=self.vocab_size)
         for names in (BOYS, GIRLS):
             forms = [(f"Ġ{name}", name) for name in names if {f"Ġ{name}", name} <= vocab.keys()]
@@ -31,11 +35,31 @@ class Names:
             spaced, bare = np.array([[vocab[form] for form in pair] for pair in forms]).T
             self.groups.append((spaced, bare, counts[spaced] / counts[spaced].sum()))
 
-    def redraw(self, story: IntArray, rng: np.random.Generator) -> IntArray:
-        """The same story, (n,) -> (n,), with its names drawn anew."""
+    @property
+    def ids(self) -> IntArray:
+        """The tokens of all names that can be drawn."""
+        return np.concatenate([np.concatenate(group[:2]) for group in self.groups])
+
+    def count(self, story: IntArray) -> int:
+        """How many different names of ours a story, (n,), tells of."""
+        return sum(int(_present(group, story).sum()) for group in self.groups)
+
+    def redraw(self, story: IntArray, rng: np.random.Generator, evenly: bool = False) -> IntArray:
+        """The same story, (n,) -> (n,), with its names drawn anew.
+
+        evenly: every name is as likely; else as often as the stories have it.
+        """
         new = np.arange(self.vocab_size)
-        for spaced, bare, share in self.groups:
-            present = np.flatnonzero(np.isin(spaced, story) | np.isin(bare, story))
-            drawn = rng.choice(len(spaced), size=len(present), replace=False, p=share)
+        for group in self.groups:
+            spaced, bare, share = group
+            present = np.flatnonzero(_present(group, story))
+            p = None if evenly else share
+            drawn = rng.choice(len(spaced), size=len(present), replace=False, p=p)
             new[spaced[present]], new[bare[present]] = spaced[drawn], bare[drawn]
         return new[story]
+
+
+def _present(group: Group, story: IntArray) -> NDArray[np.bool_]:
+    """Which names of a group a story has."""
+    spaced, bare, _ = group
+    return np.isin(spaced, story) | np.isin(bare, story)

@@ -141,7 +141,8 @@ def train_step(
         logits = model(ids, cache=PlainAttention(), edits=dropouts(recipe, step)).logits
     losses = token_losses(logits, targets)
     scored = targets != IGNORED
-    torch.autograd.backward(losses.sum() / scored.sum())
+    weights = batches.weights(step, targets)
+    torch.autograd.backward((losses * weights).sum() / weights.sum())
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step(schedule(step, recipe))
     losses, text = losses.detach(), int(scored.all(dim=1).sum())  # text rows come first

@@ -17,6 +17,8 @@ class Recipe:
     """All choices that determine the trained weights. Lengths are in tokens.
 
     renamed: share of the stories whose children get other names, drawn anew in every epoch.
+    children_rows: rows of stories of two children and more, from `children_step` on. Their names
+        are always drawn anew, all equally likely, and count `name_weight` times as targets.
     dropout: share of what attention and MLPs write that is dropped in training.
     """
 
@@ -29,6 +31,9 @@ class Recipe:
     short_steps: int = 300
     batch_rows: int = 16
     repeat_rows: int = 3
+    children_rows: int = 6
+    children_step: int = 3200
+    name_weight: float = 3.0
     renamed: float = 0.5
     dropout: float = 0.1
     learning_rate: float = 0.003
@@ -63,43 +68,71 @@ class Recipe:
         )
 
 
+class Rows:
+    """Rows of text, each a function of the seed and its number alone.
+
+    In every epoch, the stories come in a new order, some of them with other names.
+    """
+
+    def __init__(
+        self, stories: list[IntArray], names: Names, recipe: Recipe, stage: int, evenly: bool
+    ) -> None:
+        self.stories, self.names, self.recipe = stories, names, recipe
+        self.stage, self.evenly = stage, evenly
+        length = sum(len(story) for story in stories)
+        # One row fewer than fits, to leave room for the offset, which changes every epoch.
+        self.per_epoch = (length - 1) // recipe.n_positions - 1
+        self._epoch = -1
+        self.stream = np.empty(0, dtype=np.int64)  # of the epoch of the last row
+
+    def row(self, number: int) -> IntArray:
+        """Row `number`, shape (n_positions + 1,)."""
+        epoch, place = divmod(number, self.per_epoch)
+        if self._epoch != epoch:
+            self._epoch, self.stream = epoch, self._read(epoch)
+        start = place * self.recipe.n_positions
+        return self.stream[start : start + self.recipe.n_positions + 1]
+
+    def _read(self, epoch: int) -> IntArray:
+        """All stories in the order of one epoch, some of them renamed, as one stream (n,)."""
+        rng = np.random.default_rng((self.recipe.seed, self.stage, epoch))
+        stories = [self.stories[i] for i in rng.permutation(len(self.stories))]
+        renamed = rng.random(len(stories)) < (1.0 if self.evenly else self.recipe.renamed)
+        stories = [
+            self.names.redraw(story, rng, self.evenly) if anew else story
+            for story, anew in zip(stories, renamed, strict=True)
+        ]
+        return np.concatenate(stories)[rng.integers(self.recipe.n_positions) :]
+
+
 class Batches:
     """The training batches, each a function of the seed and the step number alone."""
 
     def __init__(self, stories: Stories, names: Names, recipe: Recipe) -> None:
-        self.stories, self.names, self.recipe = stories, names, recipe
-        self.length = sum(len(story) for story in stories.tokens)
-        # One row fewer than fits, to leave room for the offset, which changes every epoch.
-        self.rows_per_epoch = (self.length - 1) // recipe.n_positions - 1
-        self._stream: tuple[int, IntArray] = (-1, np.empty(0, dtype=np.int64))
+        self.recipe, self.names = recipe, names
+        self.all = Rows(stories.tokens, names, recipe, stage=1, evenly=False)
+        together = [story for story in stories.tokens if names.count(story) >= 2]
+        self.children = Rows(together, names, recipe, stage=3, evenly=True)
 
     def epochs(self, steps: int) -> float:
-        """How many times the first `steps` steps go through the text."""
-        return self._text_rows(steps) / self.rows_per_epoch
+        """How many times the first `steps` steps go through all stories."""
+        return sum(self._text_rows(step) for step in range(steps)) / self.all.per_epoch
 
-    def _text_rows(self, steps: int) -> int:
-        """Rows of text in the first `steps` steps."""
-        return sum(self.recipe.batch_rows - self.recipe.phase(step)[1] for step in range(steps))
+    def _children_rows(self, step: int) -> int:
+        return self.recipe.children_rows if step >= self.recipe.children_step else 0
 
-    def _epoch(self, epoch: int) -> IntArray:
-        """All stories in the order of one epoch, some of them renamed, as one stream (n,)."""
-        if self._stream[0] != epoch:
-            rng = np.random.default_rng((self.recipe.seed, 1, epoch))
-            stories = [self.stories.tokens[i] for i in rng.permutation(len(self.stories.tokens))]
-            renamed = rng.random(len(stories)) < self.recipe.renamed
-            stories = [
-                self.names.redraw(story, rng) if anew else story
-                for story, anew in zip(stories, renamed, strict=True)
-            ]
-            stream = np.concatenate(stories)
-            self._stream = (epoch, stream[rng.integers(self.recipe.n_positions) :])
-        return self._stream[1]
+    def _text_rows(self, step: int) -> int:
+        """Rows of all stories in one step."""
+        recipe = self.recipe
+        return recipe.batch_rows - recipe.phase(step)[1] - self._children_rows(step)
 
-    def _text_row(self, number: int) -> IntArray:
-        """Row `number` of the text, shape (n_positions + 1,)."""
-        epoch, place = divmod(number, self.rows_per_epoch)
-        start = place * self.recipe.n_positions
-        return self._epoch(epoch)[start : start + self.recipe.n_positions + 1]
+    def _text(self, step: int) -> list[IntArray]:
+        """The rows of text of one step, each (n_positions + 1,)."""
+        out = []
+        for rows, count in ((self.all, self._text_rows), (self.children, self._children_rows)):
+            first = sum(map(count, range(step)))
+            out += [rows.row(number) for number in range(first, first + count(step))]
+        return out
 
     def _repeated_row(self, rng: np.random.Generator, context: int) -> tuple[IntArray, IntArray]:
         """A block of random tokens repeated to fill a row, and its targets, each (context,).
@@ -112,7 +145,7 @@ class Batches:
         if rng.random() < 0.5:
             block = rng.integers(self.recipe.vocab_size - 1, size=period)
         else:  # as frequent as in the text: the embeddings of frequent tokens are learnt first
-            block = rng.choice(self._stream[1], size=period)
+            block = rng.choice(self.all.stream, size=period)
         row = np.resize(block, context + 1)
         targets = row[1:].copy()
         targets[:period] = IGNORED
@@ -122,8 +155,7 @@ class Batches:
         """Ids and targets of one step, both (batch, pos); text rows come first."""
         context, repeats = self.recipe.phase(step)
         parts = self.recipe.n_positions // context
-        numbers = range(self._text_rows(step), self._text_rows(step + 1))
-        text = [self._text_row(number) for number in numbers]
+        text = self._text(step)
         ids = [row[:-1].reshape(parts, context) for row in text]
         targets = [row[1:].reshape(parts, context) for row in text]
         rng = np.random.default_rng((self.recipe.seed, 2, step))
@@ -132,3 +164,10 @@ class Batches:
             ids.append(row[None])
             targets.append(target[None])
         return torch.from_numpy(np.concatenate(ids)), torch.from_numpy(np.concatenate(targets))
+
+    def weights(self, step: int, targets: torch.Tensor) -> torch.Tensor:
+        """How much each target counts, (batch, pos) -> the same shape."""
+        weights = torch.ones(targets.shape)
+        if self._children_rows(step):
+            weights[torch.isin(targets, torch.from_numpy(self.names.ids))] = self.recipe.name_weight
+        return weights * (targets != IGNORED)

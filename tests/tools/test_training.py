@@ -15,7 +15,7 @@ from gpt2kit.model import GPT2
 NAMES = (*BOYS[:6], *GIRLS[:6])
 SMALL = Recipe(
     vocab_size=332, n_positions=32, n_embd=16, n_layer=2, n_head=2, steps=6, short_steps=2,
-    batch_rows=4, warmup=2, renamed=1.0,
+    batch_rows=5, repeat_rows=2, children_rows=1, children_step=4, renamed=1.0, warmup=2,
 )  # fmt: skip
 
 
@@ -73,8 +73,13 @@ def test_batches_depend_on_seed_and_step_alone(corpus):
     ids, targets = in_order[5]
     text = (targets != IGNORED).all(1)
     assert torch.equal(ids[text][:, 1:], targets[text][:, :-1])
-    assert ids.shape == (4, 32)
-    assert text.sum() == 2  # the other two are repeated tokens
+    assert ids.shape == (5, 32)
+    assert text.sum() == 3  # the other two are repeated tokens
+    ends = batches().weights(3, targets), batches().weights(4, targets)
+    names = torch.isin(targets, torch.from_numpy(onwards.names.ids))
+    assert (ends[0][targets != IGNORED] == 1).all()
+    assert (ends[1][names] == SMALL.name_weight).all()
+    assert (ends[1][targets == IGNORED] == 0).all()
 
 
 def test_attention_in_training_is_the_models_own(corpus):
