@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from corpus import IntArray, Stories
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
@@ -35,10 +36,15 @@ class Names:
             spaced, bare = np.array([[vocab[form] for form in pair] for pair in forms]).T
             self.groups.append((spaced, bare, counts[spaced] / counts[spaced].sum()))
 
-    @property
-    def ids(self) -> IntArray:
-        """The tokens of all names that can be drawn."""
-        return np.concatenate([np.concatenate(group[:2]) for group in self.groups])
+    def known(self, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Which targets are names that the row has named before, (batch, pos) of bool."""
+        canonical = torch.arange(self.vocab_size)
+        for spaced, bare, _ in self.groups:
+            canonical[torch.from_numpy(bare)] = torch.from_numpy(spaced)
+        names = torch.from_numpy(np.concatenate([spaced for spaced, *_ in self.groups]))
+        rows, wanted = canonical[ids], canonical[targets.clamp(min=0)]
+        before = (wanted[:, :, None] == rows[:, None, :]).tril().any(-1)
+        return before & torch.isin(wanted, names) & (targets >= 0)
 
     def count(self, story: IntArray) -> int:
         """How many different names of ours a story, (n,), tells of."""

@@ -141,7 +141,7 @@ def train_step(
         logits = model(ids, cache=PlainAttention(), edits=dropouts(recipe, step)).logits
     losses = token_losses(logits, targets)
     scored = targets != IGNORED
-    weights = batches.weights(step, targets)
+    weights = batches.weights(step, ids, targets)
     torch.autograd.backward((losses * weights).sum() / weights.sum())
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step(schedule(step, recipe))

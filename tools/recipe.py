@@ -18,7 +18,8 @@ class Recipe:
 
     renamed: share of the stories whose children get other names, drawn anew in every epoch.
     children_rows: rows of stories of two children and more, from `children_step` on. Their names
-        are always drawn anew, all equally likely, and count `name_weight` times as targets.
+        are always drawn anew, all equally likely. From then on, a name that was named before counts
+        `name_weight` times as a target: which child is meant is what is to be learned.
     dropout: share of what attention and MLPs write that is dropped in training.
     """
 
@@ -31,9 +32,9 @@ class Recipe:
     short_steps: int = 300
     batch_rows: int = 16
     repeat_rows: int = 3
-    children_rows: int = 6
+    children_rows: int = 9
     children_step: int = 3200
-    name_weight: float = 3.0
+    name_weight: float = 6.0
     renamed: float = 0.5
     dropout: float = 0.1
     learning_rate: float = 0.003
@@ -165,9 +166,9 @@ class Batches:
             targets.append(target[None])
         return torch.from_numpy(np.concatenate(ids)), torch.from_numpy(np.concatenate(targets))
 
-    def weights(self, step: int, targets: torch.Tensor) -> torch.Tensor:
+    def weights(self, step: int, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """How much each target counts, (batch, pos) -> the same shape."""
-        weights = torch.ones(targets.shape)
+        weights = (targets != IGNORED).float()
         if self._children_rows(step):
-            weights[torch.isin(targets, torch.from_numpy(self.names.ids))] = self.recipe.name_weight
-        return weights * (targets != IGNORED)
+            weights[self.names.known(ids, targets)] = self.recipe.name_weight
+        return weights

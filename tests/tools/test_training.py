@@ -75,11 +75,19 @@ def test_batches_depend_on_seed_and_step_alone(corpus):
     assert torch.equal(ids[text][:, 1:], targets[text][:, :-1])
     assert ids.shape == (5, 32)
     assert text.sum() == 3  # the other two are repeated tokens
-    ends = batches().weights(3, targets), batches().weights(4, targets)
-    names = torch.isin(targets, torch.from_numpy(onwards.names.ids))
-    assert (ends[0][targets != IGNORED] == 1).all()
-    assert (ends[1][names] == SMALL.name_weight).all()
-    assert (ends[1][targets == IGNORED] == 0).all()
+    before, after = (onwards.weights(step, ids, targets) for step in (3, 4))
+    assert torch.equal(before, (targets != IGNORED).float())
+    known = onwards.names.known(ids, targets)
+    assert (after[known] == SMALL.name_weight).all()
+    assert torch.equal(after[~known], before[~known])
+
+
+def test_a_name_is_known_once_a_row_has_it_with_or_without_its_space(corpus):
+    names = Names(corpus.tokenizer, corpus.train)
+    (tom, tim), (bare_tom, _) = (forms[:2] for forms in names.groups[0][:2])
+    row = torch.tensor([[1, tom, 2, bare_tom, 2, tim, 1, tim, tom]])
+    known = names.known(row[:, :-1], row[:, 1:])
+    assert known.tolist() == [[False, False, True, False, False, False, True, True]]
 
 
 def test_attention_in_training_is_the_models_own(corpus):
