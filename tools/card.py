@@ -5,8 +5,8 @@
 
 FOLDER holds the stories that the model was trained on (see tools/train_bundled.py). Everything is
 measured on the files that ship: the fp16 weights, computed in float32. How they were trained is
-read from training.json beside them. Two parts of the card are written by hand:
-bundled_verdict.md and bundled_trials.md.
+read from training.json beside them. Three parts of the card are written by hand:
+bundled_verdict.md and bundled_circuit.md, for the weights that they name, and bundled_trials.md.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from samples import (
     WORDS,
     continuations,
     openings,
-    read_verdict,
+    read_by_hand,
     samples,
     weights_digest,
 )
@@ -45,6 +45,7 @@ from gpt2kit import TorchRunner
 TOOLS = Path(__file__).resolve().parent
 TEMPLATE = TOOLS / "bundled_card.md"
 VERDICT = TOOLS / "bundled_verdict.md"
+CIRCUIT = TOOLS / "bundled_circuit.md"
 TRIALS = TOOLS / "bundled_trials.md"
 BUNDLED = TOOLS.parent / "gpt2kit" / "bundled"
 
@@ -140,7 +141,8 @@ def text_fields(runner: TorchRunner, folder: Path, held_out: list[str]) -> dict[
         "temperature": TEMPERATURE,
         "greedy": continuations(runner, prompts, greedy=True),
         "sampled": continuations(runner, prompts, temperature=TEMPERATURE, top_k=None),
-        "verdict": read_verdict(VERDICT, weights_digest(folder)),
+        "verdict": read_by_hand(VERDICT, weights_digest(folder)),
+        "circuit": read_by_hand(CIRCUIT, weights_digest(folder)),
     }
 
 
@@ -156,7 +158,6 @@ def training_fields(record: TrainingRecord, corpus: Corpus) -> dict[str, Any]:
         "train_tokens": corpus.train.scored,
         "command": record.command,
         "recipe": recipe,
-        "optimizer": optimizer_text(record),
         "seen": seen / 1e6,
         "epochs": batches.epochs(recipe.steps),
         "minutes": record.seconds / 60,
@@ -164,14 +165,6 @@ def training_fields(record: TrainingRecord, corpus: Corpus) -> dict[str, Any]:
         "record": record,
         "curve": curve_table(record),
     }
-
-
-def optimizer_text(record: TrainingRecord) -> str:
-    """Which optimizer trains which weights, at which rate."""
-    adam = f"AdamW (0.9, 0.98) at a learning rate of {record.recipe.learning_rate:g}"
-    if not record.recipe.muon_rate:
-        return adam
-    return f"Muon at {record.recipe.muon_rate:g} for the blocks' matrices, {adam} for the rest"
 
 
 def curve_table(record: TrainingRecord, rows: int = 8) -> str:

@@ -216,16 +216,19 @@ class IntoHeads:
         return [at for i in order if (at := place_of(self.senders[i]))][:count]
 
     def table(self, names: NamePrompts) -> str:
-        """The strongest paths; and where their senders look, if they are heads."""
-        count = min(SHOWN, int(np.isfinite(self.shares).sum()))
-        rows = []
-        for i in np.argsort(-np.abs(self.shares), axis=None, kind="stable")[:count]:
+        """The strongest paths from heads, and where these look; then those from other senders."""
+        heads, others = [], []
+        for i in np.argsort(-np.abs(self.shares), axis=None, kind="stable"):
             sender, x = divmod(int(i), len(INPUTS))
-            at = place_of(self.senders[sender])
-            looks = [f"{names.look(*look)[at]:.2f}" if at else "" for look in FEEDING]
-            share = f"{self.shares[sender, x]:+.0%}"
-            rows.append((self.senders[sender], INPUTS[x], share, *looks))
-        return table(("from", "into", "restores", *map(" → ".join, FEEDING)), rows)
+            if np.isnan(self.shares[sender, x]):
+                continue  # the sender comes later
+            row = (self.senders[sender], INPUTS[x], f"{self.shares[sender, x]:+.0%}")
+            if at := place_of(self.senders[sender]):
+                heads.append((*row, *(f"{names.look(*look)[at]:.2f}" for look in FEEDING)))
+            else:
+                others.append((*row, *([""] * len(FEEDING))))
+        columns = ("from", "into", "restores", *map(" → ".join, FEEDING))
+        return table(columns, heads[:SHOWN] + others[:3])
 
 
 def place_of(sender: str) -> tuple[int, int] | None:

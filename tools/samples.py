@@ -90,13 +90,13 @@ def weights_digest(folder: Path) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def read_verdict(file: Path, digest: str) -> str:
-    """What a reader said of the continuations of the weights with this digest.
+def read_by_hand(file: Path, digest: str) -> str:
+    """What somebody wrote who looked at the weights with this digest, in Markdown.
 
-    The file's first line is "weights: DIGEST"; the rest is the verdict, in Markdown. A verdict on
-    other weights says nothing about these.
+    The file's first line is "weights: DIGEST". What was written of other weights says nothing about
+    these, and is left out.
     """
-    first, _, verdict = file.read_text(encoding="utf-8").partition("\n")
+    first, _, text = file.read_text(encoding="utf-8").partition("\n")
     if first.split() != ["weights:", digest]:
-        return f"Nobody has read these continuations yet (weights {digest}; see `{file.name}`)."
-    return verdict.strip()
+        return f"(`tools/{file.name}` has no words on the weights {digest} yet.)"
+    return text.strip()

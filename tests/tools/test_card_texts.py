@@ -7,7 +7,7 @@ import pytest
 from corpus import train_tokenizer
 from recipe import Recipe
 from rendering import code, head_grids, plain, shade, table, token_grid
-from samples import END, openings, read_verdict, sampling, weights_digest, write_on
+from samples import END, openings, read_by_hand, sampling, weights_digest, write_on
 from training_record import TrainingRecord
 from vocabulary import bytes_per_token, longest_tokens, split, word_shares
 
@@ -41,17 +41,16 @@ def test_samples_use_the_settings_of_the_generation_config():
     assert sampling(runner) == {"temperature": 0.7, "top_k": 20}
 
 
-def test_a_verdict_counts_for_the_weights_that_were_read(tmp_path):
+def test_words_count_for_the_weights_that_they_name(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     digest = weights_digest(tmp_path)
     file = tmp_path / "verdict.md"
     file.write_text(f"weights: {digest}\n\nAll whole.\n")
-    assert read_verdict(file, digest) == "All whole."
+    assert read_by_hand(file, digest) == "All whole."
     (tmp_path / "model.safetensors").write_bytes(b"other weights")
     other = weights_digest(tmp_path)
-    assert read_verdict(file, other) == (
-        f"Nobody has read these continuations yet (weights {other}; see `verdict.md`)."
-    )
+    missing = f"(`tools/verdict.md` has no words on the weights {other} yet.)"
+    assert read_by_hand(file, other) == missing
 
 
 @pytest.fixture(scope="module")
