@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from gpt2kit.config import PRESETS
 from gpt2kit.model import GPT2
-from gpt2kit.torch_engine.find import BUNDLED
+from gpt2kit.shipped import BUNDLED
 
 WEIGHTS = 497_759_232  # bytes of gpt2's 124,439,808 float32 weights
 

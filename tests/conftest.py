@@ -142,8 +142,8 @@ def export_once(runner: TorchRunner, tmp_path_factory):
         export_onnx(runner, path, **options)
         return path
 
-    def file(profile="portable", taps=(), edits=(), quantize=None) -> Path:
-        return make(profile=profile, taps=taps, edits=edits, quantize=quantize)
+    def file(profile="portable", taps=(), edits=(), quantize=None, dtype="float32") -> Path:
+        return make(profile=profile, taps=taps, edits=edits, quantize=quantize, dtype=dtype)
 
     return file
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Literal
 
+from gpt2kit import shipped
 from gpt2kit.errors import GPT2KitError
 
 Level = Literal["ok", "note", "bad"]
@@ -83,12 +84,12 @@ def _models() -> Iterator[Finding]:
     try:
         from huggingface_hub import try_to_load_from_cache
 
-        from gpt2kit.torch_engine import find, read
+        from gpt2kit.torch_engine import read
     except (ImportError, OSError):  # a finding above names the package
         return
     try:
-        read.read_config(find.BUNDLED)
-        yield Finding("ok", f"bundled model at {find.BUNDLED}")
+        read.read_config(shipped.BUNDLED)
+        yield Finding("ok", f"bundled model at {shipped.BUNDLED}")
     except GPT2KitError as error:
         yield Finding("bad", f"the bundled model is missing ({error}); reinstall gpt2kit")
     if isinstance(try_to_load_from_cache("gpt2", "model.safetensors"), str):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from gpt2kit.cli.choices import INTEGER, QUANTITIES, SITES
@@ -35,6 +37,10 @@ _cell_options = options(
         "--sites", type=click.Choice(SITES), default="resid", show_default=True,
         help="What is read: the residual stream after a layer or in its middle, or one write.",
     ),
+    click.option(
+        "--tuned", is_flag=True,
+        help="Read through the tuned lens, which ships for the bundled model.",
+    ),
 )  # fmt: skip
 
 
@@ -42,6 +48,7 @@ _cell_options = options(
     'gpt2kit lens "Tom and Lily went to the park. Tom gave the ball to"',
     "gpt2kit lens \"The girl ran to\" --target ' her' --foil ' his'",
     'gpt2kit lens "One day, Lily and Tom" --topk 3 --pos -4:',
+    'gpt2kit lens "One day, Lily and Tom" --tuned --model bundled',
 )
 @click.argument("prompt")
 @_cell_options
@@ -58,6 +65,7 @@ def lens(
     topk: int,
     pos: list[int] | slice | None,
     sites: str,
+    tuned: bool,
     bos: bool,
 ) -> None:
     """Show what each layer would say next (logit lens).
@@ -65,21 +73,25 @@ def lens(
     '-' reads the prompt from standard input.
     """
     from probes.lens.logit_lens import logit_lens
+    from probes.lens.tuned_lens import tuned_lens
 
     _check_target(target, foil)
+    if tuned and sites != "resid":
+        raise InputError(f"--sites {sites} does not go with --tuned, which reads --sites resid")
     text = text_of(prompt)
+    reading: dict[str, Any] = {
+        "top_k": topk,
+        "targets": [token for token in (target, foil) if token is not None],
+        "positions": pos,
+        "prepend_bos": bos,
+    }
     with show_status() as status:
         runner = engine.open()
         status.update("reading every layer")
-        result = logit_lens(
-            runner,
-            text,
-            top_k=topk,
-            targets=[token for token in (target, foil) if token is not None],
-            sites=sites,
-            positions=pos,
-            prepend_bos=bos,
-        )
+        if tuned:
+            result = tuned_lens(runner, text, **reading)
+        else:
+            result = logit_lens(runner, text, sites=sites, **reading)
     if output.is_data:
         output.show_data(result)
     else:

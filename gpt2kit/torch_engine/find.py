@@ -6,12 +6,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from gpt2kit import shipped
 from gpt2kit.errors import CheckpointError, InputError
 from gpt2kit.notes import note
 from gpt2kit.runner import Source
 from gpt2kit.torch_engine.hub import HubError, from_hub
 
-BUNDLED = Path(__file__).parents[1] / "bundled"
 AUTO_SECONDS = 5.0  # in which the hub must answer about "auto"
 NAMED_SECONDS = 60.0  # in which it must answer about a model that the user named
 
@@ -44,7 +44,7 @@ def find(model: str | os.PathLike[str], revision: str | None = None) -> Checkpoi
         if revision is not None:
             raise CheckpointError(f"{name}: revision {revision!r} given, but only hub ids have one")
         if name == "bundled":
-            return Checkpoint(BUNDLED, Source("bundled"))
+            return Checkpoint(shipped.BUNDLED, Source("bundled"))
         if not folder.is_dir():
             raise CheckpointError(f"{name}: no such folder")
         return Checkpoint(folder, Source(folder.resolve().name))

@@ -80,8 +80,7 @@ class TorchRunner:
 
         Half-precision weights are hashed as float32, like those of a file exported in that dtype.
         """
-        half = self._dtype in (torch.float16, torch.bfloat16)
-        return weights_sha256(self.model, self._dtype if half else None)
+        return weights_sha256(self.model, self._dtype)
 
     @property
     def _dtype(self) -> torch.dtype:

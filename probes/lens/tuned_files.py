@@ -26,28 +26,35 @@ Parts = tuple[str, tuple[str, ...], Floats, Floats]  # the fields of a TunedLens
 def write_saved(
     path: str | os.PathLike[str], source: str, sha256: Sequence[str], weight: Floats, bias: Floats
 ) -> None:
-    """Write one safetensors file; its metadata names the model and its weights."""
-    from safetensors.numpy import save_file
+    """Write one safetensors file; its metadata names the model and its weights.
+
+    weight, bias: written in the dtype that they have.
+    """
+    from safetensors.numpy import save
 
     tensors = {"weight": np.ascontiguousarray(weight), "bias": np.ascontiguousarray(bias)}
     metadata = {"format": _FORMAT, "source": source, "weights_sha256": " ".join(sha256)}
-    save_file(tensors, path, metadata)
+    Path(path).write_bytes(save(tensors, metadata))  # save_file lets nobody else read the file
 
 
 @explained_imports()
 def read_saved(path: Path) -> Parts:
-    """Read what `write_saved` wrote. Raises CheckpointError for any other file."""
+    """Read what `write_saved` wrote; float16 becomes float32.
+
+    Raises CheckpointError for any other file.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             weight, bias = (file.get_tensor(name) for name in ("weight", "bias"))
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, TypeError) as error:  # TypeError: numpy has no bfloat16
         raise CheckpointError(f"{path}: not a tuned lens that can be read ({error})") from error
-    if metadata.get("format") != _FORMAT:
+    if metadata.get("format") != _FORMAT or not {"source", "weights_sha256"} <= metadata.keys():
         raise CheckpointError(f"{path}: not a tuned lens that gpt2kit saved")
-    return metadata["source"], tuple(metadata["weights_sha256"].split()), weight, bias
+    digests = tuple(metadata["weights_sha256"].split())
+    return metadata["source"], digests, _at_least_float32(weight), _at_least_float32(bias)
 
 
 @explained_imports()
@@ -76,6 +83,10 @@ def read_published(folder: Path) -> Parts:
     no_bias = torch.zeros(width)
     bias = _stacked_parts([state.get(f"{i}.bias", no_bias) for i in range(layers)])
     return name, (), weight, bias
+
+
+def _at_least_float32(x: Floats) -> Floats:
+    return x.astype(np.promote_types(x.dtype, np.float32), copy=False)
 
 
 def _check_shapes(

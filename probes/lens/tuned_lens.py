@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gpt2kit import shipped
 from gpt2kit.checks import check_finite
 from gpt2kit.defaults import Default
 from gpt2kit.errors import CheckpointError, InputError
@@ -27,15 +28,13 @@ from probes.lens import tuned_files
 from probes.lens.lens_result import LogitLens
 from probes.lens.reading import Targets, read_lens
 
-_HALF = ("float16", "bfloat16")
-
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TunedLens(Result):
     """A translator h + A h + b for the embedding and for the stream after each layer but the last.
 
-    sha256: digests of the weights it was trained on, and of the same weights rounded to half
-    precision. Empty for a published lens, which names no weights.
+    sha256: digests of the weights it was trained on, and of the same weights in other dtypes. Empty
+    for a published lens, which names no weights.
     """
 
     source: str  # the model it was trained on
@@ -44,7 +43,12 @@ class TunedLens(Result):
     bias: Floats  # (layer, d_model) b
 
     def __post_init__(self) -> None:
-        """Raise InputError if A or b of a layer is NaN or infinite."""
+        """Raise InputError if A or b of a layer is NaN or infinite, or if their shapes disagree."""
+        if self.bias.ndim != 2 or self.weight.shape != (*self.bias.shape, self.bias.shape[-1]):
+            raise InputError(
+                f"weight {self.weight.shape} must be (layer, d_model, d_model) and bias "
+                f"{self.bias.shape} (layer, d_model)"
+            )
         check_finite("weight", self.weight, "float64")
         check_finite("bias", self.bias, "float64")
 
@@ -72,7 +76,8 @@ class TunedLens(Result):
     def check(self, runner: Runner) -> None:
         """Raise InputError unless the lens belongs to the runner's weights.
 
-        A lens trained in float32 also serves the same weights in half precision.
+        A lens also serves the same weights in another dtype, or quantised in an exported file. One
+        that was trained in half precision does not serve the weights before they were rounded.
         """
         config = runner.config
         if self.bias.shape != (config.n_layer, config.n_embd):
@@ -87,17 +92,22 @@ class TunedLens(Result):
             )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write one safetensors file, with the digests of the model's weights."""
+        """Write one safetensors file, with the digests of the model's weights.
+
+        Arrays in float16 take half the space; `load` makes them float32.
+        """
         tuned_files.write_saved(path, self.source, self.sha256, self.weight, self.bias)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> TunedLens:
         """Read a file that `save` wrote, or a folder as the paper's authors publish theirs.
 
-        Such a folder holds config.json and params.pt. It names no weights, so only its sizes can
-        be checked; a warning says so. Raises CheckpointError for anything else.
+        "bundled" is the lens of the bundled model, which ships beside it. A published folder holds
+        config.json and params.pt. It names no weights, so only its sizes can be checked; a warning
+        says so. Raises CheckpointError for anything else.
         """
-        path = Path(path)
+        shipping = os.fspath(path) == "bundled"
+        path = shipped.BUNDLED / shipped.LENS_FILE if shipping else Path(path)
         read = tuned_files.read_published if path.is_dir() else tuned_files.read_saved
         parts = read(path)
         try:
@@ -133,7 +143,7 @@ class TunedLens(Result):
 def tuned_lens(
     runner: Runner,
     prompt: Prompt,
-    lens: TunedLens,
+    lens: TunedLens | None = None,
     *,
     top_k: int = Default(5),
     targets: Targets = (),
@@ -142,9 +152,14 @@ def tuned_lens(
 ) -> LogitLens:
     """Read the residual stream as `logit_lens` does, through the lens' translators.
 
-    It runs on every engine. Options: see `logit_lens`. Raises InputError if the lens was trained on
-    another model. (Weights changed in place after the first reading are not noticed.)
+    lens: by default the one that ships for the runner's weights: those of the bundled model, also
+          in an exported file.
+    It runs on every engine. Other options: see `logit_lens`. Raises InputError if the lens was
+    trained on another model, or if no lens is given and none ships for these weights. (Weights
+    changed in place after the first reading are not noticed.)
     """
+    if lens is None:
+        lens = shipped_lens(runner)
     if not isinstance(lens, TunedLens):
         raise InputError(f"lens must be a TunedLens, got {type(lens).__name__}")
     lens.check(runner)
@@ -155,16 +170,27 @@ def tuned_lens(
     )  # fmt: skip
 
 
-def weight_digests(runner: Runner) -> tuple[str, ...]:
-    """The sha256 of the runner's weights, and of the same weights rounded to half precision.
+def shipped_lens(runner: Runner) -> TunedLens:
+    """The lens that ships for the runner's weights. Raises InputError if none does."""
+    lens, own = TunedLens.load("bundled"), runner.weights_sha256
+    if own not in lens.sha256:
+        raise InputError(
+            f"no tuned lens ships for the weights of {runner.source} (sha256 {own[:12]}…); train "
+            "one with train_tuned_lens, or read one with TunedLens.load, and give it as lens="
+        )
+    return lens
 
-    Only a torch model in float32 or float64 can be rounded; for others there is one digest.
+
+def weight_digests(runner: Runner) -> tuple[str, ...]:
+    """The sha256 of the runner's weights, then of the same weights in every other dtype.
+
+    Only the weights of a torch model can be converted; for other engines there is one digest.
     """
     own, on_torch = runner.weights_sha256, as_torch(runner)
-    if on_torch is None or runner.dtype in _HALF:
+    if on_torch is None:
         return (own,)
-    import torch
-
     from gpt2kit.torch_engine.digest import weights_sha256
+    from gpt2kit.torch_engine.dtypes import DTYPES
 
-    return own, *(weights_sha256(on_torch.model, getattr(torch, dtype)) for dtype in _HALF)
+    others = (weights_sha256(on_torch.model, dtype) for dtype in DTYPES.values())
+    return tuple(dict.fromkeys([own, *others]))

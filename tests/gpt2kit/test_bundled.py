@@ -6,7 +6,7 @@ import numpy as np
 
 from gpt2kit import generate
 from gpt2kit.logits import log_softmax
-from gpt2kit.torch_engine.find import BUNDLED
+from gpt2kit.shipped import BUNDLED, LENS_FILE
 from probes import ioi, repeated_tokens
 
 OPENING = "Once upon a time, there was a little girl named Lily."
@@ -27,12 +27,10 @@ def log_probs(runner, ids) -> np.ndarray:
 
 
 def test_the_files_and_the_weights_are_few_and_small(bundled):
-    assert {file.name for file in BUNDLED.iterdir()} <= {
-        *MODEL, "README.md", "tuned_lens.safetensors",
-    }  # fmt: skip
+    assert {file.name for file in BUNDLED.iterdir()} == {*MODEL, "README.md", LENS_FILE}
     sizes = {file.name: file.stat().st_size for file in BUNDLED.iterdir()}
     assert sum(sizes[name] for name in MODEL) <= 10_000_000
-    assert sizes.get("tuned_lens.safetensors", 0) <= 2_000_000
+    assert sizes[LENS_FILE] <= 2_000_000
     assert sum(weight.numel() for weight in bundled.model.parameters()) <= 4_500_000
     assert bundled.config.n_positions >= 256
 

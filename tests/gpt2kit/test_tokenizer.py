@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gpt2kit import Tokenizer
 from gpt2kit.errors import CheckpointError, InputError
-from gpt2kit.torch_engine.find import BUNDLED
+from gpt2kit.shipped import BUNDLED
 from tests.conftest import CONFIG, GPT2_TOKENIZER, byte_tokenizer
 
 DUTY = (

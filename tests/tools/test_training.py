@@ -4,33 +4,14 @@ import numpy as np
 import pytest
 import torch
 import train_bundled
-from corpus import END_OF_TEXT, HELD_OUT, IGNORED, load_corpus
+from corpus import IGNORED, load_corpus
 from names import BOYS, GIRLS, Names
 from optimize import PlainAttention
-from recipe import Batches, Recipe
+from recipe import Batches
 from train_bundled import train
 
 from gpt2kit.model import GPT2
-
-NAMES = (*BOYS[:6], *GIRLS[:6])
-SMALL = Recipe(
-    vocab_size=332, n_positions=32, n_embd=16, n_layer=2, n_head=2, steps=6, short_steps=2,
-    batch_rows=5, repeat_rows=2, children_rows=1, children_step=4, renamed=1.0, warmup=2,
-)  # fmt: skip
-
-
-def story(i: int) -> str:
-    a, b = NAMES[i % 12], NAMES[(i * 5 + 1) % 12]
-    return f"{a} and {b} went to the park.\n{a} gave the ball to {b}. {b} said thank you to {a}."
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("stories")
-    for name, numbers in {"a.txt": range(60), "b.txt": range(60, 80), HELD_OUT: range(5)}.items():
-        text = f"\n{END_OF_TEXT}\n".join(story(i) for i in numbers)
-        (folder / name).write_text(text, encoding="utf-8")
-    return load_corpus(folder, SMALL.vocab_size)
+from tests.tools.support import SMALL, story
 
 
 def test_stories_are_split_between_training_and_choosing(corpus):

@@ -8,8 +8,8 @@ from click.testing import CliRunner
 
 from exporters.engine import devices
 from exporters.engine.doctor import diagnose
+from gpt2kit import shipped
 from gpt2kit.cli import main
-from gpt2kit.torch_engine import find
 
 
 def bad_texts() -> list[str]:
@@ -81,7 +81,7 @@ def test_a_package_that_is_missing_is_named(monkeypatch):
 
 
 def test_a_missing_bundled_model_is_bad_and_exits_1(monkeypatch, tmp_path):
-    monkeypatch.setattr(find, "BUNDLED", tmp_path / "[gone]")
+    monkeypatch.setattr(shipped, "BUNDLED", tmp_path / "[gone]")
     monkeypatch.setenv("COLUMNS", "400")  # else a long path is folded at the edge
     assert any("bundled model is missing" in text for text in bad_texts())
     result = CliRunner().invoke(main, ["doctor"])

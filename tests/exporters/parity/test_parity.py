@@ -19,7 +19,7 @@ from exporters.parity import verify as verify_module
 from exporters.parity.cases import DECODE_STEPS
 from exporters.parity.compare import TOLERANCE, Tally, compare, relative_error
 from exporters.parity.report import Report
-from gpt2kit import TorchRunner
+from gpt2kit import TorchRunner, shipped
 from gpt2kit.errors import CheckpointError, EngineError, ParityError
 from gpt2kit.runner import Source
 from gpt2kit.taps import tap_axes
@@ -183,7 +183,7 @@ def test_the_source_in_the_metadata_is_enough(onnx_runner, source, tmp_path, mon
         if entry.key == "gpt2kit.model":
             entry.value = "bundled"
     (tmp_path / "copy.onnx").write_bytes(model.SerializeToString())
-    monkeypatch.setattr(find, "BUNDLED", source)
+    monkeypatch.setattr(shipped, "BUNDLED", source)
     assert verify(tmp_path / "copy.onnx", device="cpu").passed
 
 

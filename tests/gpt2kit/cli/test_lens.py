@@ -8,7 +8,7 @@ import pytest
 
 import gpt2kit
 from exporters import OnnxRunner
-from probes import logit_lens
+from probes import logit_lens, tuned_lens
 from tests.gpt2kit.cli.support import FULL, LONG, assert_one_line, run, succeeded
 
 
@@ -47,6 +47,17 @@ def test_a_target_and_its_foil(folder):
     assert "logit of 'a' minus logit of 'b'" in succeeded(run(*args, "--foil", "b"))
 
 
+def test_the_tuned_lens_of_the_bundled_model():
+    args = ["lens", "Once upon a time", "--model", "bundled", "--tuned", "--target", " there"]
+    assert succeeded(run(*args)).startswith("tuned lens  bundled  float32")
+    read = json.loads(succeeded(run(*args, "--json", "--pos", "-1", "--bos", "--topk", "2")))
+    bundled = gpt2kit.load("bundled")
+    lens = tuned_lens(
+        bundled, "Once upon a time", top_k=2, targets=" there", positions=-1, prepend_bos=True
+    )
+    assert read == lens.to_dict()
+
+
 BAD_LENS = [
     ([""], "the prompt is empty"),
     ([LONG], "the context holds 40"),
@@ -66,6 +77,8 @@ BAD_LENS = [
     (["x", "--target", "a\udcff"], "not UTF-8"),
     (["x", "--foil", "a"], "--foil needs a --target"),
     (["x", "--json", "--csv"], "choose one"),
+    (["x", "--tuned"], "no tuned lens ships for the weights of tiny .* with train_tuned_lens"),
+    (["x", "--tuned", "--sites", "mlp"], "--sites mlp does not go with --tuned, which reads"),
     (["\udcff"], "the prompt is not UTF-8"),
 ]
 

@@ -15,9 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import gpt2kit
-from gpt2kit import TorchRunner
+from gpt2kit import TorchRunner, shipped
 from gpt2kit.errors import CheckpointError, ConfigError, GPT2KitError, InputError
-from gpt2kit.torch_engine import find
 from tests.conftest import CONFIG, close, random_ids, random_model, write_checkpoint
 
 IDS = random_ids(1, 6)
@@ -157,7 +156,7 @@ def test_auto_is_gpt2_where_it_is_cached(hub_cache, capsys):
 
 
 def test_auto_falls_back_to_the_bundled_model_and_says_so(hub_cache, folder, monkeypatch, capsys):
-    monkeypatch.setattr(find, "BUNDLED", folder)
+    monkeypatch.setattr(shipped, "BUNDLED", folder)
     assert str(load("auto").source) == "bundled"
     out, err = capsys.readouterr()
     assert out == ""

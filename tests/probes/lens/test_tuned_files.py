@@ -6,7 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from exporters import export_onnx, open_onnx
 from gpt2kit import TorchRunner
@@ -61,6 +64,17 @@ def test_a_lens_serves_its_weights_in_half_precision_but_not_the_other_way(
         tuned_lens(TorchRunner(other, byte_tokenizer()), PROMPT, back)
 
 
+def test_a_lens_serves_the_same_weights_in_float64_and_one_of_float64_those_in_float32(
+    torch_runner,
+):
+    double = TorchRunner(random_model(dtype=torch.float64), byte_tokenizer(), Source("double"))
+    own = random_translators(torch_runner)
+    lens = replace(own, sha256=TunedLens.identity(torch_runner).sha256)
+    close(tuned_lens(double, PROMPT, lens).kl, tuned_lens(torch_runner, PROMPT, lens).kl)
+    for other in (torch_runner, double):
+        tuned_lens(other, PROMPT, TunedLens.identity(double))
+
+
 def test_a_lens_serves_an_exported_file_in_half_precision(tmp_path, torch_runner):
     lens = TunedLens.identity(torch_runner)
     export_onnx(torch_runner, tmp_path / "half.onnx", taps="*.resid_*", dtype="float16")
@@ -74,8 +88,6 @@ def test_a_lens_of_other_sizes_is_refused(bundled, lens):
 
 
 def test_other_files_are_refused(tmp_path):
-    from safetensors.numpy import save_file
-
     for file in (tmp_path / "none", tmp_path / "text"):
         with pytest.raises(CheckpointError, match=f"{file.name}: not a tuned lens that can be"):
             TunedLens.load(file)
@@ -86,6 +98,39 @@ def test_other_files_are_refused(tmp_path):
     save_file({"weight": np.zeros(3)}, tmp_path / "half")
     with pytest.raises(CheckpointError, match="half: not a tuned lens that can be read"):
         TunedLens.load(tmp_path / "half")
+    brain = {name: torch.zeros(3, dtype=torch.bfloat16) for name in ("weight", "bias")}
+    safetensors.torch.save_file(brain, tmp_path / "brain")
+    with pytest.raises(CheckpointError, match="brain: not a tuned lens that can be read"):
+        TunedLens.load(tmp_path / "brain")
+
+
+def test_a_saved_lens_that_lacks_a_part_is_refused(tmp_path, lens):
+    lens.save(tmp_path / "lens")
+    with safe_open(tmp_path / "lens", framework="numpy") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in ("weight", "bias")}
+    for missing in metadata:
+        left = {key: value for key, value in metadata.items() if key != missing}
+        save_file(tensors, tmp_path / "bare", left)
+        with pytest.raises(CheckpointError, match="bare: not a tuned lens that gpt2kit saved"):
+            TunedLens.load(tmp_path / "bare")
+    for name, cut in (("weight", np.s_[1:]), ("weight", np.s_[:, 1:]), ("bias", np.s_[0])):
+        save_file(tensors | {name: tensors[name][cut].copy()}, tmp_path / "cut", metadata)
+        with pytest.raises(CheckpointError, match=r"cut: weight \(.*\) must be \(layer, d_model"):
+            TunedLens.load(tmp_path / "cut")
+
+
+def test_a_lens_in_half_precision_takes_half_the_space_and_is_read_in_float32(tmp_path, lens):
+    half = replace(lens, weight=lens.weight.astype(np.float16), bias=lens.bias.astype(np.float16))
+    sizes = []
+    for each in (lens, half):
+        each.save(tmp_path / "lens")
+        sizes.append((tmp_path / "lens").stat().st_size)
+    assert sizes[1] < 0.6 * sizes[0]
+    back = TunedLens.load(tmp_path / "lens")
+    assert (back.weight.dtype, back.bias.dtype) == ("float32", "float32")
+    np.testing.assert_array_equal(back.weight, half.weight)
+    np.testing.assert_array_equal(back.bias, half.bias)
 
 
 def published(folder: Path, lens: TunedLens, bias: bool = True, **change) -> Path:
