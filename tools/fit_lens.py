@@ -4,7 +4,7 @@
 
 FOLDER holds stories, as for tools/train_bundled.py, which fits the lens of a new model itself. The
 lens is fitted on training stories and measured on validation stories; held-out.txt has no part in
-it. The same seed on the same machine gives the same file.
+it. The same seed on the same machine gives the same lens.
 """
 
 from __future__ import annotations
