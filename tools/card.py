@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from circuits import circuit_fields
 from corpus import END_OF_TEXT, HELD_OUT, Corpus, encode_stories, load_corpus, read_stories
+from fit_lens import measure_lens
 from measure import loss_of, ngram_losses
 from names import Names
 from recipe import Batches
@@ -68,6 +69,7 @@ def card(folder: Path, stories: Path, corpus: Corpus, old_model: Path | None = N
         **circuit_fields(runner, corpus.held_out),
         **text_fields(runner, folder, held_out),
         **training_fields(TrainingRecord.read(folder), corpus),
+        lens=measure_lens(runner, folder, corpus).table(),
         trials=TRIALS.read_text(encoding="utf-8").strip(),
     )
 

@@ -85,10 +85,14 @@ def fit_lens(folder: Path, corpus: Corpus, *, steps: int = STEPS, seed: int = 0)
     )  # fmt: skip
     weight, bias = lens.weight.astype(np.float16), lens.bias.astype(np.float16)
     replace(lens, source="bundled", weight=weight, bias=bias).save(folder / LENS_FILE)
-    written = TunedLens.load(folder / LENS_FILE)
+    return measure_lens(runner, folder, corpus)
+
+
+def measure_lens(runner: TorchRunner, folder: Path, corpus: Corpus) -> LensLoss:
+    """The loss on validation stories of the lens in `folder`, which belongs to `runner`."""
     return LensLoss(
         logit=mean_kl(runner, TunedLens.identity(runner), corpus.validation),
-        tuned=mean_kl(runner, written, corpus.validation),
+        tuned=mean_kl(runner, TunedLens.load(folder / LENS_FILE), corpus.validation),
     )
 
 

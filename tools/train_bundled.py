@@ -31,11 +31,12 @@ import numpy as np
 import torch
 from card import card
 from corpus import Corpus, load_corpus
+from fit_lens import fit_lens
 from measure import quick_loss
 from names import Names
 from optimize import Optimizer, initialise, train_step
 from recipe import Batches, Recipe
-from safetensors.torch import save_file
+from safetensors.torch import save
 from tokenizers import Tokenizer
 from training_record import TrainingRecord
 
@@ -43,6 +44,7 @@ from gpt2kit import TorchRunner
 from gpt2kit.model import GPT2
 from probes import head_scores
 
+SAMPLING = {"do_sample": True, "temperature": 0.7, "top_p": 0.95}  # reads well
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -132,11 +134,13 @@ def write_model(folder: Path, model: GPT2, tokenizer: Tokenizer) -> None:
     }
     if not all(torch.isfinite(weight).all() for weight in weights.values()):
         raise SystemExit("a weight does not fit in fp16")
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    # save_file would let nobody else read the file
+    (folder / "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
     end = model.config.eos_token_id
     config = {**model.config.to_hf(), "initializer_range": 0.02, "dtype": "float16"}
     write_json(folder / "config.json", config)
-    write_json(folder / "generation_config.json", {"bos_token_id": end, "eos_token_id": end})
+    ids = {"bos_token_id": end, "eos_token_id": end}
+    write_json(folder / "generation_config.json", {**ids, **SAMPLING})
     (folder / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
 
 
@@ -184,6 +188,7 @@ def main() -> None:
     model, progress = train(recipe, corpus, checkpoint, options.resume, options.every)
     write_model(staging, model, corpus.tokenizer)
     TrainingRecord.here(recipe, progress.seconds, progress.curve).write(staging)
+    fit_lens(staging, corpus)
     text = card(staging, options.corpus, corpus, options.old_model)
     (staging / "README.md").write_text(text, encoding="utf-8")
     publish(staging, options.out)
