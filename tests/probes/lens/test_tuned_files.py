@@ -83,7 +83,7 @@ def test_a_lens_serves_an_exported_file_in_half_precision(tmp_path, torch_runner
 
 
 def test_a_lens_of_other_sizes_is_refused(bundled, lens):
-    with pytest.raises(InputError, match="does not fit bundled, which has 6 layers of width 192"):
+    with pytest.raises(InputError, match="does not fit bundled, which has 8 layers of width 192"):
         tuned_lens(bundled, PROMPT, replace(lens, sha256=()))
 
 
