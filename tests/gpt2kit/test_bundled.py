@@ -20,6 +20,7 @@ END = " And they lived happily ever after."
 WORDS = """Tim Tom Sam Ben Max Bob Jack John Lily Sue Mia Lucy Anna Amy Sally Sara Jane
     mom dad boy girl dog ball park friend he him his she her""".split()  # noqa: SIM905
 MODEL = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json")
+OTHERS = ("README.md", "training.json", LENS_FILE)
 
 
 def log_probs(runner, ids) -> np.ndarray:
@@ -28,7 +29,7 @@ def log_probs(runner, ids) -> np.ndarray:
 
 
 def test_the_files_and_the_weights_are_few_and_small(bundled):
-    assert {file.name for file in BUNDLED.iterdir()} == {*MODEL, "README.md", "training.json", LENS_FILE}
+    assert {file.name for file in BUNDLED.iterdir()} == {*MODEL, *OTHERS}
     sizes = {file.name: file.stat().st_size for file in BUNDLED.iterdir()}
     assert sum(sizes[name] for name in MODEL) <= 10_000_000
     assert sizes[LENS_FILE] <= 2_000_000
