@@ -27,7 +27,7 @@ def main() -> None:
     print(scores)
 
     layer, head, _ = scores.leading("induction", 1)[0]
-    repeated = " the old king and the little girl went to the old king and the little"
+    repeated = " Tom saw a big red ball and a small dog. Tom saw a big red ball and a"
     print(attention_patterns(gpt2, repeated).show(layer, head))
 
     ids = repeated_tokens(gpt2.config.vocab_size, batch=8, length=LENGTH)

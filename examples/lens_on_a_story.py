@@ -15,9 +15,8 @@ import gpt2kit
 from probes import logit_lens
 
 STORY = (
-    "Once upon a time there was a little girl who lived with her mother in a small house. "
-    "One day the little girl went into the wood, and there she met an old woman. "
-    "'Good morning,' said the old woman to the little girl"
+    "Once upon a time, there was a girl named Lily. She had a red ball. One day, Lily went to "
+    "the park with her friend Tom. Tom wanted to play with the ball, so Lily gave the ball to Tom"
 )
 
 

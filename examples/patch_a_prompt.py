@@ -15,7 +15,7 @@ import numpy as np
 import gpt2kit
 from probes import Metric, activation_patching
 
-CLEAN, CORRUPT = "My mother put on", "My father put on"
+CLEAN, CORRUPT = "The girl lost", "The boy lost"
 RIGHT, WRONG = " her", " his"
 
 

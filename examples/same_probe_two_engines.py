@@ -20,7 +20,7 @@ def main() -> None:
     """Export, open, and compare the two answers."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="bundled")
-    parser.add_argument("--prompt", default="Alice was beginning to get very tired of")
+    parser.add_argument("--prompt", default="Tom and Lily went to the park. Tom gave the")
     given = parser.parse_args()
     gpt2 = gpt2kit.load(given.model, device="cpu")
 

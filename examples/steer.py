@@ -15,9 +15,9 @@ import numpy as np
 import gpt2kit
 from probes import mean_difference, steer
 
-WOMEN = ["She put on", "My mother took off", "The girl lost", "The old woman opened", "Alice held"]
-MEN = ["He put on", "My father took off", "The boy lost", "The old man opened", "Peter held"]
-PROMPT, STRENGTHS = "The child put on", (-2.0, -1.0, 0.0, 1.0, 2.0)
+WOMEN = ["The girl lost", "The mom put on", "The woman took", "The queen opened", "Lily held"]
+MEN = ["The boy lost", "The dad put on", "The man took", "The king opened", "Tom held"]
+PROMPT, STRENGTHS = "The doctor lost", (-2.0, -1.0, 0.0, 1.0, 2.0)
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 The file must carry one tap that can also be edited:
 
-    gpt2kit export --onnx out/gpt2.onnx --taps blocks.3.resid_post --edits blocks.3.resid_post
+    gpt2kit export --onnx out/gpt2.onnx --taps blocks.4.resid_post --edits blocks.4.resid_post
     python examples/steer_with_onnxruntime.py out/gpt2.onnx
 
 Each edit is two optional inputs: the value becomes keep * value + add. You see a continuation, and
@@ -18,8 +18,8 @@ import numpy as np
 import onnxruntime as ort
 from tokenizers import Tokenizer
 
-TAP, PROMPT, STRENGTH = "blocks.3.resid_post", "The child put on", 2.0
-TOWARDS, AWAY = "My mother put on", "My father put on"
+TAP, PROMPT, STRENGTH = "blocks.4.resid_post", "The doctor lost", 2.0
+TOWARDS, AWAY = "The girl lost", "The boy lost"
 
 
 def main() -> None:

@@ -81,7 +81,7 @@ def _held_out(runner: Runner) -> tuple[Ints, str]:
         text = (files("exporters.parity") / "held_out.txt").read_text(encoding="utf-8")
         ids = runner.tokenizer.encode(text)
         if len(ids) >= FEWEST:
-            return np.array(ids), "children's stories in simple English"
+            return np.array(ids), "stories in simple English"
     rng = np.random.default_rng(0)
     return rng.integers(0, runner.config.vocab_size, 2048), "random tokens"
 

@@ -21,8 +21,8 @@ from gpt2kit.errors import InputError
 
 
 @example_command(
-    "gpt2kit attribute \"The girl ran to\" --target ' her' --foil ' his'",
-    "gpt2kit attribute \"The girl ran to\" --target ' her' --by head",
+    "gpt2kit attribute \"The girl lost\" --target ' her' --foil ' his'",
+    "gpt2kit attribute \"The girl lost\" --target ' her' --by head",
 )
 @click.argument("prompt")
 @click.option("--target", required=True, metavar="TOKEN", help="Whose logit, e.g. ' Mary'.")
@@ -64,7 +64,7 @@ def attribute(
 
 
 @example_command(
-    'gpt2kit patch --clean "The girl ran to" --corrupt "The boy ran to" \\',
+    'gpt2kit patch --clean "The girl lost" --corrupt "The boy lost" \\',
     "    --target ' her' --foil ' his'",
 )
 @click.option("--clean", required=True, metavar="PROMPT", help="The run whose values are put in.")
@@ -107,8 +107,8 @@ def patch(
 
 
 @example_command(
-    "gpt2kit ablate \"The girl ran to\" --target ' her'",
-    "gpt2kit ablate \"The girl ran to\" --target ' her' --over mlp_out --kind mean",
+    "gpt2kit ablate \"The girl lost\" --target ' her'",
+    "gpt2kit ablate \"The girl lost\" --target ' her' --over mlp_out --kind mean",
 )
 @click.argument("prompt")
 @target_option

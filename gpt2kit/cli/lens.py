@@ -46,7 +46,7 @@ _cell_options = options(
 
 @example_command(
     'gpt2kit lens "Tom and Lily went to the park. Tom gave the ball to"',
-    "gpt2kit lens \"The girl ran to\" --target ' her' --foil ' his'",
+    "gpt2kit lens \"The girl lost\" --target ' her' --foil ' his'",
     'gpt2kit lens "One day, Lily and Tom" --topk 3 --pos -4:',
     'gpt2kit lens "One day, Lily and Tom" --tuned --model bundled',
 )
