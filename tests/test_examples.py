@@ -136,7 +136,7 @@ def test_ioi_is_of_gpt2_alone():
     done = start("reproduce_ioi.py", "--model", "bundled")
     assert done.returncode == 3
     assert done.stdout == ""
-    assert done.stderr.startswith("bundled is not gpt2 (124M): its n_layer is 6, not 12")
+    assert done.stderr.startswith("bundled is not gpt2 (124M): its n_layer is 8, not 12")
     assert done.stderr.count("\n") == 1
     missing = start("reproduce_ioi.py", "--model", "no/such/folder")
     assert missing.returncode == 3  # as `gpt2kit facts` where the real weights cannot be had

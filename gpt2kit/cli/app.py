@@ -29,7 +29,7 @@ SECTIONS = {
     "Reference": (
         Listed("taps", "tools", "List where a model can be read and edited."),
         Listed("doctor", "tools", "Say what works on this machine, and what is missing."),
-        Listed("facts", "facts", "Check published facts about gpt2."),
+        Listed("facts", "facts", "Check stated facts about gpt2 or the bundled model."),
     ),
 }
 

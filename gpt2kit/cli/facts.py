@@ -10,13 +10,13 @@ from gpt2kit.cli.output import DataFormat, output_options
 from gpt2kit.cli.progress import show_status
 
 
-@example_command("gpt2kit facts --model gpt2")
+@example_command("gpt2kit facts --model gpt2", "gpt2kit facts --model bundled")
 @runner_options
 @output_options
 def facts(engine: EngineChoice, output: DataFormat) -> None:
-    """Check published facts about gpt2.
+    """Check stated facts about gpt2 or the bundled model.
 
-    The exit code is 1 if a fact does not hold, 3 if the model is not the real gpt2.
+    The exit code is 1 if a fact does not hold, 3 if no facts are stated about the model.
     """
     from gpt2kit.errors import CheckpointError
     from probes.facts.check import check_facts

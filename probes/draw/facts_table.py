@@ -1,4 +1,4 @@
-"""The table of published facts: claimed beside measured."""
+"""The table of facts: claimed beside measured."""
 
 from __future__ import annotations
 

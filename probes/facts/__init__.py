@@ -1,1 +1,1 @@
-"""Published facts about gpt2, measured again."""
+"""Stated facts about gpt2 and about the bundled model, measured again."""

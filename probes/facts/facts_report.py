@@ -1,4 +1,4 @@
-"""Published facts beside the numbers measured."""
+"""Stated facts beside the numbers measured."""
 
 from __future__ import annotations
 
@@ -53,6 +53,7 @@ class Checked:
                 "claimed": fact.claimed[i],
                 "tolerance": fact.tolerance,
                 "at_most": fact.at_most,
+                "at_least": fact.at_least,
                 "measured": to_plain((self.measured or (None,) * count)[i]),
                 "verdict": self.verdict,
                 "skipped": self.skipped,
@@ -100,7 +101,7 @@ class FactsReport(ModelResult):
             )
             for row in self.rows
         )
-        first = title("published facts", self.source, self.dtype, self._counts())
+        first = title("facts", self.source, self.dtype, self._counts())
         return facts_table(first, lines)
 
     def __eq__(self, other: object) -> bool:

@@ -7,45 +7,28 @@ named heads come early among all heads. How early is our choice, given with its 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
+from probes.facts.cases import DEMO, demo_cases
+from probes.facts.contrasts import (
+    attribution_ranks,
+    differences,
+    fall,
+    mean_difference,
+    patching_ranks,
+)
 from probes.facts.fact import Fact
 from probes.facts.measures import (
-    IOI,
     attention_ranks,
     copying,
     ids_of_tokens,
-    ioi_attribution,
-    ioi_differences,
-    ioi_mean,
-    ioi_patching,
-    ioi_share,
     loss,
     matching_ids,
     probabilities,
-    years,
-    years_patching,
 )
+from probes.facts.ranked import ranked
 from probes.facts.real_gpt2 import HELLO, LOSS, MARY
-
-
-def _ranked(
-    name: str, source: str, measure: Callable[..., Sequence[float]], names: str, first: int,
-    reason: str, *, argument: str = "heads", **options: Any,
-) -> Fact:  # fmt: skip
-    """The claim that each of some heads ranks among the `first`.
-
-    names: "9.9 10.0", layer.head, or layers alone. argument: by which `measure` takes them.
-    """
-    parts = [name.partition(".") for name in names.split()]
-    places = [(int(layer), int(head or 0)) for layer, _, head in parts]
-    return Fact(
-        name=name, source=source, measure=partial(measure, **{argument: places}, **options),
-        labels=tuple(f"rank of {name}" for name in names.split()),
-        claimed=(float(first),) * len(parts), at_most=True, reason=reason,
-    )  # fmt: skip
+from probes.facts.year_measures import years, years_patching
 
 
 def _looking(
@@ -54,7 +37,7 @@ def _looking(
 ) -> Fact:  # fmt: skip
     """The claim that heads rank among the first by how they attend to repeated tokens."""
     why = f"{why}; first {first} of 144"
-    return _ranked(name, source, attention_ranks, names, first, why, kind=kind)
+    return ranked(name, source, attention_ranks, names, first, why, kind=kind)
 
 
 JOHN = 1757  # the id of " John"
@@ -98,32 +81,36 @@ FACTS: tuple[Fact, ...] = (
         reason=_ROUNDED,
     ),
     Fact(
-        name="IOI: logit differences of the 8 prompts", source=_DEMO, measure=ioi_differences,
-        labels=tuple(right.strip() for _, right, _ in IOI),
+        name="IOI: logit differences of the 8 prompts", source=_DEMO,
+        measure=partial(differences, cases=demo_cases),
+        labels=tuple(right.strip() for _, right, *_ in DEMO),
         claimed=(3.337, 3.202, 2.709, 3.797, 1.720, 5.281, 2.601, 5.767), tolerance=2e-3, digits=3,
         reason=_ROUNDED,
     ),
     Fact(
-        name="IOI: their mean", source=_DEMO, measure=ioi_mean, claimed=(3.552,), tolerance=2e-3,
-        digits=3, reason=_ROUNDED,
+        name="IOI: their mean", source=_DEMO, measure=partial(mean_difference, cases=demo_cases),
+        claimed=(3.552,), tolerance=2e-3, digits=3, reason=_ROUNDED,
     ),
     Fact(
         name="IOI: their mean without head 9.9 at the end", source=_DEMO,
-        measure=partial(ioi_mean, without=(9, 9)), claimed=(2.917,), tolerance=0.02, digits=3,
+        measure=partial(mean_difference, cases=demo_cases, without=[(9, 9)]),
+        claimed=(2.917,), tolerance=0.02, digits=3,
         reason="TransformerLens moves the values' bias to the output's, so that its zero leaves a "
         "constant in; it nearly cancels between the two orders of names",
     ),
-    _ranked(
-        "IOI: name movers, by direct attribution", _WANG, ioi_attribution, "9.9 10.0 9.6", 5,
-        "the paper's prompts are others, and backup name movers come near", sign=1,
+    ranked(
+        "IOI: name movers, by direct attribution", _WANG, attribution_ranks, "9.9 10.0 9.6", 5,
+        "the paper's prompts are others, and backup name movers come near",
+        cases=demo_cases, sign=1,
     ),
-    _ranked(
-        "IOI: negative name movers, the same", _WANG, ioi_attribution, "10.7 11.10", 2,
-        "no other head is known to be as negative", sign=-1,
+    ranked(
+        "IOI: negative name movers, the same", _WANG, attribution_ranks, "10.7 11.10", 2,
+        "no other head is known to be as negative", cases=demo_cases, sign=-1,
     ),
-    _ranked(
-        "IOI: S-inhibition, by patching z", _WANG, ioi_patching, "7.3 7.9 8.6 8.10", 12,
+    ranked(
+        "IOI: S-inhibition, by patching z", _WANG, patching_ranks, "7.3 7.9 8.6 8.10", 12,
         "name movers, induction and duplicate-token heads matter as well; first 12 of 144",
+        cases=demo_cases,
     ),
     _looking("induction heads, repeated tokens", _OLSSON, "induction", "5.5 6.9 7.10 5.1 7.2", 7),
     _looking(
@@ -137,11 +124,11 @@ FACTS: tuple[Fact, ...] = (
         tolerance=0.15, digits=3,
         reason="8 prompts with events and centuries of our own; published deviation: 0.193",
     ),
-    _ranked(
+    ranked(
         "greater-than: MLPs, by patching in 01", _HANNA, years_patching, "8 9 10 11", 5,
         "found there by paths, here in total; first 5 of 12", argument="places", over="mlp_out",
     ),
-    _ranked(
+    ranked(
         "greater-than: heads, the same", _HANNA, years_patching,
         "9.1 8.11 7.10 6.9 5.5 8.8 5.1", 15,
         "found there by paths, here in total; first 15 of 144", argument="places", over="z",
@@ -154,8 +141,8 @@ FACTS: tuple[Fact, ...] = (
     ),
     Fact(
         name="copy suppression: what 10.7 adds to IOI", source=_MCDOUGALL,
-        measure=partial(ioi_share, head=(10, 7)), claimed=(0.0,), at_most=True, digits=3,
-        reason="the sign alone",
+        measure=partial(fall, cases=demo_cases, heads=[(10, 7)]),
+        claimed=(0.0,), at_most=True, digits=3, reason="the sign alone",
     ),
     Fact(
         name="copy suppression: copying score of 10.7", source=_MCDOUGALL,

@@ -154,7 +154,7 @@ class _Reader:
         logits = self._logits(run)
         ranks = (logits > logits[:, [token]]).sum(-1)
         logprobs = log_softmax(logits)[:, token]
-        return Step(token, self.decode([token]), logprobs, ranks, _leads_from(ranks))
+        return Step(token, self.decode([token]), logprobs, ranks, leads_from(ranks))
 
     def _logits(self, run: Run) -> Floats:
         """(R, vocab) of each row at the last position."""
@@ -176,7 +176,7 @@ def _edited_above(edits: Any, runner: Runner) -> bool:
     )
 
 
-def _leads_from(ranks: Ints) -> int:
+def leads_from(ranks: Ints) -> int:
     """The first row from which all ranks are 0, or -1."""
     behind = np.flatnonzero(ranks)
     first = int(behind[-1]) + 1 if behind.size else 0

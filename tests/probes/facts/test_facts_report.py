@@ -32,6 +32,10 @@ def fact(measured=1.0, **change) -> Fact:
         (fact(1.1, at_most=True), "differs"),
         (fact(float("nan"), tolerance=9), "differs"),
         (fact(float("nan"), at_most=True), "differs"),
+        (fact(1.1, at_least=True), "holds"),
+        (fact(0.9, at_least=True), "differs"),
+        (fact(0.9, at_least=True, tolerance=0.2), "holds"),
+        (fact(float("nan"), at_least=True), "differs"),
         (fact(measure=None), "skipped"),
         (fact(claimed=(1.0, 2.0), labels=("a", "b"), measure=lambda _: [1.0, 3.0]), "differs"),
     ],
@@ -50,7 +54,9 @@ def test_verdicts(given, verdict):
 def test_the_table_fits_80_columns_and_shows_claim_margin_measurement_and_reason():
     runner = small(n_embd=48, n_layer=12, n_head=12)
     rows = [replace(f, measure=lambda _, f=f: [-1234.0] * len(f.claimed)) for f in FACTS]
-    report = check_facts(runner, [*rows, fact(2.0), fact(1.0, tolerance=0.5)])
+    report = check_facts(
+        runner, [*rows, fact(2.0), fact(1.0, tolerance=0.5), fact(3.0, at_least=True)]
+    )
     text = str(report)
     assert max(len(line) for line in text.split("\n")) <= 80
     assert all(f.name.split(":")[0].split()[0] in text for f in FACTS)
@@ -58,6 +64,7 @@ def test_the_table_fits_80_columns_and_shows_claim_margin_measurement_and_reason
     assert "rank of 11.10 ≤ 2" in text
     assert text.count("because") == 1  # the reason of what differs alone
     assert "1 ± 0.5" in text
+    assert "≥ 1" in text
     assert "<pre" in report._repr_html_()
 
 
@@ -68,8 +75,8 @@ def test_json_holds_numbers_and_verdicts():
     assert (read["source"], read["dtype"], read["passed"]) == ("small", "float32", False)
     assert read["rows"][0] == {
         "name": "a fact", "source": "somewhere", "labels": ["x"], "claimed": [1.0],
-        "tolerance": 0.0, "at_most": False, "reason": "because", "measured": [1.5],
-        "verdict": "differs", "skipped": "", "digits": 0,
+        "tolerance": 0.0, "at_most": False, "at_least": False, "reason": "because",
+        "measured": [1.5], "verdict": "differs", "skipped": "", "digits": 0,
     }  # fmt: skip
     assert (read["rows"][1]["verdict"], read["rows"][1]["measured"]) == ("skipped", [])
 
