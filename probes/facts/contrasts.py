@@ -39,7 +39,7 @@ def differences(
         for i, last in zip(places, logits.astype(np.float64), strict=True):
             right, wrong = last[singles(runner, given[i].right, given[i].wrong)]
             out[i] = right - wrong
-    return out.tolist()  # type: ignore[no-any-return]
+    return out.tolist()
 
 
 def mean_difference(
