@@ -17,7 +17,7 @@ from tests.probes.facts.support import small
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 ALL = sorted(EXAMPLES.glob("*.py"))
-TAP = "blocks.3.resid_post"
+TAP = "blocks.4.resid_post"
 
 
 def start(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -45,19 +45,22 @@ def exported(tmp_path_factory) -> Path:
 
 def test_the_best_induction_head_is_found_and_missed():
     text = shown("find_induction_heads.py", "--model", "bundled")
-    assert "head 1.3  bundled" in text
+    best = re.search(r"current token *\n(?:\d\.\d +[\d.]+ +){2}(\d\.\d) +([\d.]+)", text)
+    assert best
+    assert float(best[2]) >= 0.8
+    assert f"attention of head {best[1]}  bundled" in text
     losses = re.findall(r"without (\d) induction heads: ([\d.]+)", text)
     assert [int(count) for count, _ in losses] == [0, 1, 3, 6]
     values = [float(loss) for _, loss in losses]
     assert values == sorted(values)
-    assert values[0] < 0.1 < 5 < values[-1]
+    assert values[0] < 0.1 < 0.5 < values[-1]
 
 
 def test_the_lens_tells_where_a_word_first_leads():
     text = shown("lens_on_a_story.py")
     assert "logit lens  bundled" in text
     assert len(re.findall(r"^after .* the next, ", text, re.MULTILINE)) == 11
-    assert re.search(r"' old' +the next, ' woman' +first leads after blocks\.1\.", text)
+    assert re.search(r"' to' +the next, ' Tom' +first leads after blocks\.7\.", text)
     assert "never leads" in text
 
 
@@ -68,9 +71,9 @@ def test_patching_finds_the_layer_and_the_head():
         r"in layer (\d) it moves .*: ([\d.]+) of the effect is there,\n([\d.]+)", text
     )
     assert moved
-    assert moved[1] == "3"
+    assert moved[1] == "6"
     assert float(moved[2]) > 0.7 > 0.3 > float(moved[3])
-    assert re.search(r"head 3\.2 moves the largest part of it: 0\.[67]", text)
+    assert re.search(r"head 6\.2 moves the largest part of it: 0\.4", text)
 
 
 def test_steering_turns_her_into_his():
@@ -81,15 +84,15 @@ def test_steering_turns_her_into_his():
     assert len(her) == len(his) == 5
     assert her == sorted(her)
     assert his == sorted(his, reverse=True)
-    assert his[0] > 0.3 > 0.01 > her[0]
-    assert her[-1] > 0.3 > 0.01 > his[-1]
-    assert re.search(r"\+2 +her, and she", text)
+    assert his[0] > 0.3 > 0.05 > her[0]
+    assert her[-1] > 0.3 > 0.15 > his[-1]
+    assert re.search(r"\+2 +her ", text)
     assert re.search(r"-2 +his ", text)
 
 
 @pytest.mark.slow
 def test_two_engines_agree():
-    text = shown("same_probe_two_engines.py", "--prompt", "The king and the queen")
+    text = shown("same_probe_two_engines.py", "--prompt", "Lily and Tom had")
     assert text.count("logit lens  bundled") == 2
     found = re.search(r"differ by ([\d.e-]+) nats at most; 100% of top tokens agree", text)
     assert found
@@ -98,16 +101,16 @@ def test_two_engines_agree():
 
 def test_onnxruntime_alone_steers_as_gpt2kit_does(exported):
     text = shown("steer_with_onnxruntime.py", exported)
-    texts = re.findall(r"x direction: '(The child put on.*)'$", text, re.MULTILINE)
-    runner, prompts = load("bundled", device="cpu"), ("My mother put on", "My father put on")
+    texts = re.findall(r"x direction: '(The doctor lost.*)'$", text, re.MULTILINE)
+    runner, prompts = load("bundled", device="cpu"), ("The girl lost", "The boy lost")
     ends = [runner.run(runner.tokenizer.encode(p), taps=TAP).taps[TAP][0, -1] for p in prompts]
     for strength, found in zip((0, 2, -2), texts, strict=True):
         edit = Edit.steer(TAP, ends[0] - ends[1], strength)
-        start_of = "The child put on"
+        start_of = "The doctor lost"
         new = generate(runner, start_of, max_new_tokens=8, greedy=True, edits=[edit])
         assert found == start_of + new
-    assert "on her" in texts[1]
-    assert "on his" in texts[2]
+    assert "lost her" in texts[1]
+    assert "lost his" in texts[2]
 
 
 def test_the_foreign_program_knows_nothing_of_gpt2kit():

@@ -45,8 +45,12 @@ BUNDLED = Identity(
 )  # fmt: skip
 
 # What a file exported from it must carry to answer every fact.
-TAPS = ("*",)
-EDITS = ("*",)
+TAPS = (
+    "embed", "pos_embed", "blocks.0.resid_pre", "blocks.*.pattern", "blocks.*.z",
+    "blocks.*.head_out", "blocks.*.mlp_out", "blocks.*.resid_post", "blocks.7.ln_1_scale",
+    "blocks.7.q", "ln_f_scale",
+)  # fmt: skip
+EDITS = ("blocks.0.z", "blocks.2.z", "blocks.7.z", "blocks.7.q", "blocks.6.resid_post")
 
 # Heads, as "layer.head": what they do is claimed, and measured, below.
 PREVIOUS = "0.2"

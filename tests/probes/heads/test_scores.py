@@ -116,8 +116,9 @@ def test_planted_induction_needs_both_of_its_heads(known):
 
 
 def test_knocking_out_the_bundled_models_induction_heads_stops_induction(bundled):
-    found = [head[:2] for head in head_scores(bundled).leading("induction", 36) if head[2] > 0.5]
-    assert sorted(found) == [(1, head) for head in range(6)]
+    found = [head[:2] for head in head_scores(bundled).leading("induction", 48) if head[2] > 0.5]
+    assert {layer for layer, _ in found} == {1, 2}
+    assert len(found) > 6
     ids = repeated_tokens(bundled.config.vocab_size - 1, 4, 40, seed=5)
 
     def second_half(heads) -> float:
@@ -126,6 +127,6 @@ def test_knocking_out_the_bundled_models_induction_heads_stops_induction(bundled
     untouched, without = second_half([]), second_half(found)
     assert untouched < 0.05
     assert without > 8
-    # As many heads of any later layer do next to nothing; those of layer 0 feed these.
-    others = [second_half([(layer, head) for head in range(6)]) for layer in range(2, 6)]
+    # All heads of any later layer do next to nothing; those of layer 0 feed these.
+    others = [second_half([(layer, head) for head in range(6)]) for layer in range(3, 8)]
     assert max(others) < 0.2

@@ -100,7 +100,7 @@ def test_other_files_are_refused(tmp_path):
         TunedLens.load(tmp_path / "half")
     brain = {name: torch.zeros(3, dtype=torch.bfloat16) for name in ("weight", "bias")}
     safetensors.torch.save_file(brain, tmp_path / "brain")
-    with pytest.raises(CheckpointError, match="brain: not a tuned lens that can be read"):
+    with pytest.raises(CheckpointError, match="brain: not a tuned lens that"):
         TunedLens.load(tmp_path / "brain")
 
 
