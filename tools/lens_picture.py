@@ -17,7 +17,7 @@ from rich.terminal_theme import MONOKAI
 import gpt2kit
 from probes import logit_lens
 
-PROMPT = "She said that she was very glad to"
+PROMPT = "Tom met Lily. Tom gave the ball to"
 PICTURE = Path(__file__).parents[1] / "docs" / "lens.svg"
 COLUMNS = 100  # of the terminal that is drawn
 
