@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,16 +19,16 @@ from name_movers import (
 )
 from rendering import head_grids, head_name, table
 
-from gpt2kit import Edit
+from gpt2kit import Edit, TorchRunner
 from gpt2kit.logits import log_softmax
 from gpt2kit.readout import Floats
-from gpt2kit.runner import Runner
 from probes import HeadScores, head_scores, repeated_tokens
 
 KINDS = ("previous_token", "duplicate_token", "induction")
 LENGTH = 50  # random tokens that are said twice
 ROWS = 16
 LEADING = 5  # heads of a table
+KNOWN = 0.4  # the score of a head that is called by its kind
 PROMPTS, PROBED = 200, 24  # prompts about names; the slower probes look at the second number
 FEEDERS = 3
 STORIES = 60  # held-out stories that are read with heads knocked out
@@ -47,12 +47,22 @@ def kind_picture(scores: HeadScores) -> str:
     return head_grids({kind.replace("_", " "): getattr(scores, kind) for kind in KINDS})
 
 
+def known_heads(scores: HeadScores) -> dict[str, Heads]:
+    """Kind -> the heads whose score is at least KNOWN; kinds without any are left out."""
+    found: dict[str, Heads] = {}
+    for kind in KINDS:
+        best = scores.leading(kind, scores.induction.size)
+        if heads := [(layer, head) for layer, head, score in best if score >= KNOWN]:
+            found[kind.replace("_", " ")] = heads
+    return found
+
+
 def knock_out(heads: Heads) -> list[Edit]:
     """Edits that set the output of some heads to zero at all positions."""
     return [Edit.zero(f"blocks.{layer}.z", head=head) for layer, head in heads]
 
 
-def repeated_losses(runner: Runner, edits: Sequence[Edit] = ()) -> tuple[float, float]:
+def repeated_losses(runner: TorchRunner, edits: Sequence[Edit] = ()) -> tuple[float, float]:
     """Loss in nats per token in the first and in the second saying of random tokens.
 
     The second saying's first token cannot be known, and is left out.
@@ -64,11 +74,11 @@ def repeated_losses(runner: Runner, edits: Sequence[Edit] = ()) -> tuple[float, 
 
 
 def knock_out_table(
-    runner: Runner, groups: Mapping[str, Heads], names: NamePrompts, stories: Stories
+    runner: TorchRunner, groups: Iterable[tuple[str, Heads]], names: NamePrompts, stories: Stories
 ) -> str:
     """What each group of heads is worth: the losses and the names without it."""
     rows = []
-    for what, heads in [("nothing", ()), *groups.items()]:
+    for what, heads in [("nothing", ()), *groups]:
         edits = knock_out(heads)
         differences = names.differences(edits)
         listed = ", ".join(head_name(*head) for head in heads)
@@ -85,19 +95,23 @@ def knock_out_table(
     return table(columns, rows)
 
 
-def circuit_fields(runner: Runner, held_out: Stories) -> dict[str, Any]:
+def circuit_fields(runner: TorchRunner, held_out: Stories) -> dict[str, Any]:
     """The fields of the card that describe circuits."""
     scores = head_scores(runner, batch=ROWS)
     names = NamePrompts.of(runner, PROMPTS, PROBED)
     into_movers = IntoHeads.of(names, names.movers)
     feeders = into_movers.feeders(FEEDERS)
     first, second = repeated_losses(runner)
-    groups: dict[str, Heads]
-    groups = {kind.replace("_", "-"): [at[:2] for at in scores.leading(kind, 3)] for kind in KINDS}
-    groups |= {"name movers": names.movers, "what feeds them": feeders}
+    groups = [
+        *known_heads(scores).items(),
+        *(("deciding", [head]) for head in names.movers),
+        ("deciding, together", names.movers),
+        ("feeding them", feeders),
+    ]
     some = Stories(held_out.tokens[:STORIES], held_out.bytes)
     return {
         "rows": ROWS,
+        "known": KNOWN,
         "block": LENGTH,
         "first_saying": first,
         "second_saying": second,

@@ -9,24 +9,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 
 import numpy as np
 from rendering import head_name, table, token_grid
 
-from gpt2kit import Edit
+from gpt2kit import Edit, TorchRunner
 from gpt2kit.finite import finite_run
 from gpt2kit.prompts import prompt_ids, token_texts, tokenizer_of
 from gpt2kit.readout import Floats
-from gpt2kit.runner import Runner
 from probes import (
     Metric,
     Pairs,
     activation_patching,
     attention_patterns,
-    copying_score,
     direct_logit_attribution,
     ioi,
     path_patching,
+    processed,
 )
 
 Heads = Sequence[tuple[int, int]]  # (layer, head)
@@ -45,12 +45,12 @@ class NamePrompts:
     probed: how many of them the slower probes look at.
     """
 
-    runner: Runner
+    runner: TorchRunner
     pairs: Pairs
     probed: int
 
     @classmethod
-    def of(cls, runner: Runner, count: int, probed: int, seed: int = 0) -> NamePrompts:
+    def of(cls, runner: TorchRunner, count: int, probed: int, seed: int = 0) -> NamePrompts:
         """`count` prompts of `probes.ioi`."""
         return cls(runner, ioi(tokenizer_of(runner), count, seed=seed), probed)
 
@@ -67,16 +67,25 @@ class NamePrompts:
         return Metric.logit_diff(int(self.pairs.target_ids[i]), int(self.pairs.foil_ids[i]))
 
     @cached_property
+    def raised(self) -> dict[str, Floats]:
+        """ "right" or "other" -> (layer, head) what each head adds to that name's logit directly.
+
+        Mean over the prompts. Logits are relative to the mean of all tokens.
+        """
+        centred = processed(self.runner)
+        names = {"right": self.pairs.target_ids, "other": self.pairs.foil_ids}
+        found: dict[str, list[Floats]] = {name: [] for name in names}
+        for name, i in product(names, range(self.probed)):
+            parts = direct_logit_attribution(
+                centred, self.pairs.prompts[i], target=int(names[name][i]), by="head"
+            )
+            found[name].append(parts.values["head"])
+        return {name: np.asarray(np.mean(values, axis=0)) for name, values in found.items()}
+
+    @property
     def direct(self) -> Floats:
-        """(layer, head) what each head adds to the logit difference directly, mean over prompts."""
-        parts = [
-            direct_logit_attribution(
-                self.runner, self.pairs.prompts[i],
-                target=int(self.pairs.target_ids[i]), foil=int(self.pairs.foil_ids[i]), by="head",
-            ).values["head"]
-            for i in range(self.probed)
-        ]  # fmt: skip
-        return np.asarray(np.mean(parts, axis=0))
+        """(layer, head) what each head adds to the logit difference directly."""
+        return self.raised["right"] - self.raised["other"]
 
     @cached_property
     def looks(self) -> Floats:
@@ -125,19 +134,18 @@ def answer_table(names: NamePrompts) -> str:
 
 def mover_table(names: NamePrompts) -> str:
     """The heads that speak for the right name, and the two that speak most against it."""
-    copying = copying_score(names.runner).scores
     heads = strongest(names.direct, SHOWN) + strongest(-names.direct, 2)
     rows = [
         (
             head_name(*head),
             f"{names.direct[head]:+.2f}",
+            *(f"{raised[head]:+.2f}" for raised in names.raised.values()),
             *(f"{names.look('end', place)[head]:.2f}" for place in ("right", "first", "again")),
-            f"{copying[head]:+.2f}",
         )
         for head in heads
     ]
-    looks = ("looks at the right name", "at the other", "at the other again")
-    return table(("head", "direct effect", *looks, "copying score"), rows)
+    logits = ("logit difference", "right name", "other name")
+    return table(("head", *logits, "looks at right", "at other", "at other again"), rows)
 
 
 def patched(names: NamePrompts) -> Floats:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from circuits import knock_out, knock_out_table, repeated_losses
+from circuits import KNOWN, knock_out, knock_out_table, known_heads, repeated_losses
 from corpus import Stories
 from name_movers import (
     IntoHeads,
@@ -16,7 +16,13 @@ from name_movers import (
 )
 
 from gpt2kit.prompts import prompt_ids
-from probes import Metric, activation_patching, path_patching
+from probes import (
+    Metric,
+    activation_patching,
+    direct_logit_attribution,
+    head_scores,
+    path_patching,
+)
 from tests.conftest import close
 
 
@@ -71,6 +77,24 @@ def test_looks_are_attention_between_the_names(names, bundled):
         assert found[f"{layer}.{head}"][1] == f"{names.direct[layer, head]:+.2f}"
 
 
+def test_direct_effects_are_those_on_the_difference(names, bundled):
+    parts = [
+        direct_logit_attribution(
+            bundled, names.pairs.prompts[i], target=names.pairs.target[i],
+            foil=names.pairs.foil[i], by="head",
+        ).values["head"]
+        for i in range(2)
+    ]  # fmt: skip
+    close(names.direct, np.mean(parts, axis=0), 1e-3)
+
+
+def test_heads_are_known_by_their_scores(bundled):
+    scores = head_scores(bundled)
+    known = known_heads(scores)
+    assert set(known["induction"]) == {(i, j) for i, j in np.argwhere(scores.induction >= KNOWN)}
+    assert "duplicate token" not in known or scores.duplicate_token.max() >= KNOWN
+
+
 def test_patched_shares_are_those_of_single_prompts(names, bundled):
     gains = spans = 0.0
     for i in range(2):
@@ -108,7 +132,7 @@ def test_a_picture_has_a_line_for_each_token(names, bundled):
 
 def test_knocking_out_is_compared_with_nothing(names, bundled):
     some = Stories([np.array(bundled.tokenizer.encode("<|endoftext|>The dog saw the cat."))], 20)
-    rows = cells(knock_out_table(bundled, {"two heads": [(0, 0), (1, 1)]}, names, some))
+    rows = cells(knock_out_table(bundled, [("two heads", [(0, 0), (1, 1)])], names, some))
     assert [row[0] for row in rows] == ["nothing", "two heads (0.0, 1.1)"]
     assert rows[0][1] == f"{repeated_losses(bundled)[1]:.2f}"
     edits = knock_out([(0, 0), (1, 1)])
