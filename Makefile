@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 
 demo: $(VENV)/.installed
 	$(BIN)/gpt2kit lens --model bundled "Tom and Lily went to the park. Tom gave the ball to"
-	$(BIN)/gpt2kit generate --model bundled -n 60 --temperature 0.7 --top-p 0.95 --seed 1 "Once upon a time"
+	$(BIN)/gpt2kit generate --model bundled -n 200 --temperature 0.7 --top-p 0.95 --seed 13 "Once upon a time"
 
 test: lint
 	$(PYTEST)

@@ -31,7 +31,7 @@ def main() -> None:
     print(attention_patterns(gpt2, repeated).show(layer, head))
 
     ids = repeated_tokens(gpt2.config.vocab_size, batch=8, length=LENGTH)
-    for count in (0, 1, 3, 6):
+    for count in (0, 1, 3, 6, 12):
         heads = scores.leading("induction", count)
         edits = [Edit.zero(f"blocks.{layer}.z", head=head) for layer, head, _ in heads]
         print(f"loss on the second half without {count} induction heads: {loss(gpt2, ids, edits)}")

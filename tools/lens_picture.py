@@ -17,20 +17,21 @@ from rich.terminal_theme import MONOKAI
 import gpt2kit
 from probes import logit_lens
 
-PROMPT = "Tom met Lily. Tom gave the ball to"
+PROMPT, LAST = "Tom and Lily went to the park. Tom gave the ball to", 8  # positions that are drawn
 PICTURE = Path(__file__).parents[1] / "docs" / "lens.svg"
 COLUMNS = 100  # of the terminal that is drawn
 
 
 def lens_svg() -> str:
     """The picture as SVG text; the same text each time."""
-    lens = logit_lens(gpt2kit.load("bundled", device="cpu"), PROMPT)
+    gpt2 = gpt2kit.load("bundled", device="cpu")
+    lens = logit_lens(gpt2, PROMPT, positions=slice(-LAST, None))
     console = Console(
         file=io.StringIO(), record=True, width=COLUMNS, color_system="truecolor",
         force_terminal=True, force_jupyter=False,
     )  # fmt: skip
     console.print(lens.render())
-    title = f'gpt2kit lens "{PROMPT}"'
+    title = f'gpt2kit lens "{PROMPT}" --pos -{LAST}:'
     svg = console.export_svg(title=title, theme=MONOKAI, unique_id="lens")
     # The font would be fetched from the web; a viewer's own monospace font serves as well.
     return re.sub(r"\s*@font-face \{.*?\n\s*\}", "", svg, flags=re.DOTALL)
