@@ -48,6 +48,19 @@ def ioi_cases(runner: Runner, *, n: int) -> Sequence[Case]:
     return list(map(Case, pairs.prompts, pairs.target, pairs.foil, pairs.corrupt))
 
 
+def outsider_cases(runner: Runner, *, n: int, asked: str) -> Sequence[Case]:
+    """The first n prompts of `ioi`: a name of the prompt against the one of its twin alone.
+
+    asked: the name that takes the place of the right token, "right" or "wrong".
+    """
+    cases = []
+    for case in ioi_cases(runner, n=n):
+        (outsider,) = set(case.corrupt.split()) - set(case.prompt.split())
+        name = case.right if asked == "right" else case.wrong
+        cases.append(Case(case.prompt, name, f" {outsider}", case.corrupt))
+    return cases
+
+
 def pronoun_cases(
     runner: Runner, *, templates: Sequence[str], his: str, her: str
 ) -> Sequence[Case]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from gpt2kit.edits import Edit
 from gpt2kit.finite import finite_run
+from gpt2kit.readout import Floats
 from gpt2kit.runner import Runner
 from probes.attribution.direct import direct_logit_attribution
 from probes.causal.patching import activation_patching
@@ -19,6 +20,8 @@ from probes.causal.paths import path_patching
 from probes.core.metrics import Metric
 from probes.facts.cases import Case, Cases
 from probes.facts.measures import LayerHead, ids_of, ranks, singles
+from probes.lens.generation_lens import leads_from
+from probes.lens.logit_lens import logit_lens
 
 
 def differences(
@@ -71,22 +74,37 @@ def attention_at_end(
         place = max(i for i, token in enumerate(ids) if token == wrong)
         taps = finite_run(runner, ids, taps=[f"blocks.{i}.pattern" for i in layers], top_k=0).taps
         found.append([float(taps[f"blocks.{i}.pattern"][0, h, -1, place]) for i, h in heads])
-    return np.mean(found, axis=0).tolist()  # type: ignore[no-any-return]
+    return [float(x) for x in np.mean(found, axis=0)]
+
+
+def lens_turn(runner: Runner, *, cases: Cases) -> Sequence[float]:
+    """(1,) the first row of the logit lens from which the mean difference is positive in every row.
+
+    Rows as in `leading_rows`; one more than all rows if it is not positive in the last.
+    """
+    found = []
+    for case in cases(runner):
+        targets = [case.right, case.wrong]
+        lens = logit_lens(runner, ids_of(runner, case.prompt), targets=targets, positions=[-1])
+        found.append(lens.logit_diff[:, 0])
+    row = leads_from(np.mean(found, axis=0) <= 0)
+    return [float(row if row >= 0 else len(found[0]))]
+
+
+def attribution(runner: Runner, *, cases: Cases, heads: Sequence[LayerHead]) -> Sequence[float]:
+    """(heads,) what each head adds to the mean difference directly, in logits."""
+    scores = _attribution(runner, cases)
+    return [float(scores[head]) for head in heads]
 
 
 def attribution_ranks(
     runner: Runner, *, cases: Cases, heads: Sequence[LayerHead], sign: int
 ) -> Sequence[float]:
-    """Ranks by direct logit attribution, mean over the cases.
+    """Ranks by `attribution`.
 
     sign: 1 for the most positive first, -1 for the most negative first.
     """
-    attribute = partial(direct_logit_attribution, runner, prepend_bos=True, by="head")
-    scores = [
-        attribute(case.prompt, target=case.right, foil=case.wrong).values["head"]
-        for case in cases(runner)
-    ]
-    return ranks(sign * np.mean(scores, axis=0), heads)
+    return ranks(sign * _attribution(runner, cases), heads)
 
 
 def patching_ranks(runner: Runner, *, cases: Cases, heads: Sequence[LayerHead]) -> Sequence[float]:
@@ -119,6 +137,13 @@ def path_ranks(
         )  # fmt: skip
         scores.append(found.scores.reshape(config.n_layer, config.n_head))
     return ranks(np.nan_to_num(np.mean(scores, axis=0), nan=-np.inf), heads)
+
+
+def _attribution(runner: Runner, cases: Cases) -> Floats:
+    """(layer, head) direct logit attribution, mean over the cases."""
+    attribute = partial(direct_logit_attribution, runner, prepend_bos=True, by="head")
+    found = (attribute(case.prompt, target=case.right, foil=case.wrong) for case in cases(runner))
+    return np.asarray(np.mean([one.values["head"] for one in found], axis=0))
 
 
 def _rows(runner: Runner, case: Case) -> tuple[list[int], list[int]]:

@@ -38,16 +38,12 @@ def probabilities(runner: Runner, *, prompt: str, tokens: Sequence[str]) -> Sequ
     return [float(np.exp(logprobs[i])) for i in singles(runner, *tokens)]
 
 
-def next_ranks(runner: Runner, *, followed: Sequence[tuple[str, str]]) -> Sequence[float]:
-    """(pairs,) rank of the token that follows each prompt, 1 for the likeliest.
+def next_probabilities(runner: Runner, *, followed: Sequence[tuple[str, str]]) -> Sequence[float]:
+    """(pairs,) the probability of the token that follows each prompt.
 
     followed: pairs of a prompt and its next token.
     """
-    found = []
-    for prompt, token in followed:
-        logits = last_logits(runner, ids_of(runner, prompt))
-        found.append(1 + int((logits > logits[singles(runner, token)]).sum()))
-    return found
+    return [probabilities(runner, prompt=prompt, tokens=[token])[0] for prompt, token in followed]
 
 
 def ids_of_tokens(runner: Runner, *, tokens: Sequence[str]) -> Sequence[float]:
@@ -90,15 +86,18 @@ def repeated_rise(runner: Runner, *, heads: Sequence[LayerHead]) -> Sequence[flo
     return [repeated_loss(runner, without=heads)[0] - repeated_loss(runner)[0]]
 
 
-def leading_rows(runner: Runner, *, prompt: str, token: str) -> Sequence[float]:
-    """(1,) the first row of the logit lens from which a token leads in every row, as the next one.
+def leading_rows(runner: Runner, *, followed: Sequence[tuple[str, str]]) -> Sequence[float]:
+    """(pairs,) the first row of the logit lens from which the next token leads in every row.
 
-    Row 0 is the embedding, row i the stream after layer i, counted from 1. One more than all rows
-    if the token does not lead in the last.
+    Row 0 is the embedding, row i the stream after the i-th layer, counted from 1. One more than all
+    rows if the token does not lead in the last. followed: pairs of a prompt and its next token.
     """
-    lens = logit_lens(runner, prompt, targets=token, positions=[-1], top_k=1, prepend_bos=True)
-    found = leads_from(lens.target_ranks[:, 0, 0])
-    return [float(found if found >= 0 else len(lens.rows))]
+    found = []
+    for prompt, token in followed:
+        lens = logit_lens(runner, prompt, targets=token, positions=[-1], top_k=1, prepend_bos=True)
+        row = leads_from(lens.target_ranks[:, 0, 0])
+        found.append(row if row >= 0 else len(lens.rows))
+    return found
 
 
 def copying(runner: Runner, *, head: LayerHead) -> Sequence[float]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gpt2kit.checks import check_function
 from gpt2kit.edit_arrays import listed
@@ -176,8 +177,8 @@ def _edited_above(edits: Any, runner: Runner) -> bool:
     )
 
 
-def leads_from(ranks: Ints) -> int:
-    """The first row from which all ranks are 0, or -1."""
+def leads_from(ranks: Ints | NDArray[np.bool_]) -> int:
+    """The first row from which all ranks (R,) are 0, or -1."""
     behind = np.flatnonzero(ranks)
     first = int(behind[-1]) + 1 if behind.size else 0
     return first if first < len(ranks) else -1

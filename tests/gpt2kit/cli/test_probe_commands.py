@@ -181,7 +181,7 @@ def test_facts_of_another_model_exit_3(engine):
     assert_one_line(result.exit_code, result.stdout, result.stderr, what, exit_code=3)
 
 
-def test_auto_says_that_it_fell_back(tmp_path):
+def test_auto_says_that_it_fell_back_and_the_bundled_models_facts_hold(tmp_path):
     environment = os.environ | OFFLINE | {"HF_HOME": str(tmp_path / "hub")}
     done = process("facts", text=True, encoding="utf-8", env=environment)
     assert done.returncode == 0

@@ -4,13 +4,11 @@ import pytest
 
 from gpt2kit import TorchRunner
 from gpt2kit.errors import GPT2KitError
-from gpt2kit.taps import resolve
 from probes.facts import bundled_facts, published
-from probes.facts.check import KNOWN_MODELS, check_facts, facts_about
+from probes.facts.check import check_facts, facts_about
 from probes.facts.identity import Identity
 from probes.facts.real_gpt2 import NotTheRealModel
 from tests.conftest import random_model
-from tests.probes.facts.support import Watched, small
 
 
 def test_each_known_model_has_its_own_facts(bundled, monkeypatch):
@@ -33,15 +31,3 @@ def test_no_facts_are_asked_of_another_model(by_torch, bundled):
         assert "\n" not in text
         assert caught.value.exit_code == 3
         assert isinstance(caught.value, GPT2KitError)
-
-
-def test_a_file_with_the_stated_taps_and_edits_answers_all_that_is_measured(bundled):
-    gpt2, stories = KNOWN_MODELS
-    shaped = TorchRunner(random_model(bundled.config), bundled.tokenizer)
-    for known, runner in ((gpt2, small(n_embd=48, n_layer=12, n_head=12)), (stories, shaped)):
-        watched, layers = Watched(runner), runner.config.n_layer
-        report = check_facts(watched, known.facts)
-        skipped = [row.fact.name for row in report.rows if row.skipped]
-        assert skipped == [fact.name for fact in known.facts if fact.measure is None]
-        assert watched.taps == set(resolve(known.taps, layers))
-        assert watched.edits == set(resolve(known.edits, layers))

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from probes.facts import contrasts
-from probes.facts.cases import DEMO, demo_cases, ioi_cases, pronoun_cases
-from probes.tasks.word_lists import BOYS, GIRLS
+from probes.facts.cases import DEMO, demo_cases, ioi_cases, outsider_cases, pronoun_cases
+from probes.tasks.word_lists import BOYS, GIRLS, NAMES
 from tests.conftest import close
 from tests.probes.facts.support import (
     EVERY,
@@ -35,6 +35,17 @@ def test_cases_of_ioi_have_corrupt_twins_of_equal_length(by_torch):
         assert case.corrupt.count(case.wrong) == 1
         rows = [by_torch.tokenizer.encode(text) for text in (case.prompt, case.corrupt)]
         assert len(rows[0]) == len(rows[1])
+
+
+def test_a_name_is_asked_against_one_that_the_prompt_lacks(by_torch):
+    for asked in ("right", "wrong"):
+        found = outsider_cases(by_torch, n=12, asked=asked)
+        for case, of_ioi in zip(found, ioi_cases(by_torch, n=12), strict=True):
+            assert (case.prompt, case.corrupt) == (of_ioi.prompt, of_ioi.corrupt)
+            assert case.right == getattr(of_ioi, asked)
+            assert case.wrong.strip() in NAMES
+            assert case.wrong not in case.prompt
+            assert case.wrong in case.corrupt
 
 
 def test_every_name_has_its_pronoun(by_torch):
@@ -100,6 +111,8 @@ def test_attribution_ranks_what_each_head_writes(runner, by_torch):
     for sign in (1, -1):
         got = contrasts.attribution_ranks(runner, cases=demo_cases, heads=EVERY, sign=sign)
         assert got == order(sign * scores)
+    got = contrasts.attribution(runner, cases=demo_cases, heads=EVERY)
+    close(np.reshape(got, (LAYERS, HEADS)), scores)
 
 
 def test_patching_ranks_what_brings_the_other_prompts_answer(runner, by_torch):
@@ -120,6 +133,36 @@ def test_patching_ranks_what_brings_the_other_prompts_answer(runner, by_torch):
             found = difference(by_torch, corrupt, right, wrong, {tap: put_in})
             effects[layer, head] += (found - low) / (high - low)
     assert contrasts.patching_ranks(runner, cases=demo_cases, heads=EVERY) == order(effects)
+
+
+def test_attention_at_the_end_goes_to_the_last_mention_of_the_wrong_name(runner, by_torch):
+    want = np.zeros(len(EVERY))
+    for prompt, _, wrong in IOI:
+        ids = ids_of(by_torch, prompt)
+        place = len(ids) - 1 - ids[::-1].index(by_torch.tokenizer.single(wrong))
+        assert place > 8  # after "shops," or "park,"
+        taps = by_torch.run(ids, taps="*.pattern").taps
+        for i, (layer, head) in enumerate(EVERY):
+            want[i] += taps[f"blocks.{layer}.pattern"][0, head, -1, place] / len(IOI)
+    close(contrasts.attention_at_end(runner, cases=demo_cases, heads=EVERY), want, 1e-5)
+
+
+def test_the_lens_turns_where_the_mean_difference_becomes_and_stays_positive(runner, by_torch):
+    rows = ["blocks.0.resid_pre", *(f"blocks.{i}.resid_post" for i in range(LAYERS))]
+    seen = set()
+    for chosen in (IOI, IOI[:2], IOI[2:4], IOI[4:6], IOI[6:], *([case] for case in IOI)):
+        cases = [case for case in DEMO if case[:3] in chosen]
+        mean = np.zeros(len(rows))
+        for prompt, right, wrong in chosen:
+            taps = by_torch.run(ids_of(by_torch, prompt), taps=rows).taps
+            a, b = (by_torch.tokenizer.single(name) for name in (right, wrong))
+            logits = [by_torch.unembed(taps[row][0, -1]) for row in rows]
+            mean += [float(x[a] - x[b]) for x in logits]
+        behind = [i for i, x in enumerate(mean) if x <= 0]
+        want = behind[-1] + 1 if behind else 0  # LAYERS + 1 if it is behind in the last
+        assert contrasts.lens_turn(runner, cases=lambda _, cases=cases: cases) == [want]
+        seen.add(want)
+    assert len(seen) > 2
 
 
 @pytest.mark.parametrize("receivers", [["1.0.q"], ["1.1.k", "1.2.q"]])

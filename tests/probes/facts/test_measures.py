@@ -28,14 +28,15 @@ def test_probabilities_are_those_after_the_last_token(runner, by_torch):
     assert len(set(got)) == 3
 
 
-def test_ranks_of_next_tokens_count_from_one(runner, by_torch):
-    logits = logits_of(by_torch, ids_of(by_torch, published.MILK))[-1]
-    place = (-logits).argsort().tolist()
-    tokens = (" Mary", " the", " John")
-    got = measures.next_ranks(runner, followed=[(published.MILK, token) for token in tokens])
-    assert got == [1 + place.index(by_torch.tokenizer.single(token)) for token in tokens]
-    best = by_torch.tokenizer.decode(place[:1])
-    assert measures.next_ranks(runner, followed=[(published.MILK, best)]) == [1]
+def test_each_prompt_has_a_next_token(runner, by_torch):
+    followed = [(published.MILK, " Mary"), (published.HELLO, "!"), (published.MILK, " the")]
+    want = [
+        logits_of(by_torch, ids_of(by_torch, prompt))[-1].softmax(-1)[
+            by_torch.tokenizer.single(token)
+        ]
+        for prompt, token in followed
+    ]
+    close(measures.next_probabilities(runner, followed=followed), want, 1e-5)
 
 
 def test_ids_are_compared_in_place(by_torch):
@@ -90,10 +91,10 @@ def test_a_token_leads_from_the_first_row_after_which_no_other_does(runner, by_t
         best = [int(by_torch.unembed(taps[row][0, -1]).argmax()) for row in rows]
         token = by_torch.tokenizer.decode(best[-1:])
         want = max((i for i, b in enumerate(best) if b != best[-1]), default=-1) + 1
-        assert measures.leading_rows(runner, prompt=prompt, token=token) == [want]
+        assert measures.leading_rows(runner, followed=[(prompt, token)]) == [want]
         seen.add(want)
         other = by_torch.tokenizer.decode([(best[-1] + 1) % 50])
-        assert measures.leading_rows(runner, prompt=prompt, token=other) == [len(rows)]
+        assert measures.leading_rows(runner, followed=[(prompt, other)]) == [len(rows)]
     assert seen != {LAYERS}  # somewhere it leads before the last
 
 

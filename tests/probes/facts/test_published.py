@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 
 from gpt2kit import GPT2Config, Tokenizer, TorchRunner
-from probes.facts.check import check_facts
+from gpt2kit.taps import resolve
+from probes.facts.check import KNOWN_MODELS, check_facts
 from probes.facts.published import FACTS
 from tests.conftest import GPT2_TOKENIZER, random_model
-from tests.probes.facts.support import IOI, small
+from tests.probes.facts.support import IOI, Watched, small
 
 
 def test_every_published_fact_can_be_measured_and_a_random_model_has_few_of_them():
-    runner = small(n_embd=48, n_layer=12, n_head=12)
+    runner, known = Watched(small(n_embd=48, n_layer=12, n_head=12)), KNOWN_MODELS[0]
+    assert known.facts is FACTS
     seen = []
     report = check_facts(runner, FACTS, on_progress=lambda *counts: seen.append(counts))
     assert seen == [(i + 1, len(FACTS)) for i in range(len(FACTS))]
@@ -29,6 +31,9 @@ def test_every_published_fact_can_be_measured_and_a_random_model_has_few_of_them
             assert max(row.measured) <= (12 if "MLPs" in row.fact.name else 144)
     assert not report.passed
     assert [row.verdict for row in report.rows].count("differs") > len(FACTS) / 2
+    # A file with the stated taps and edits answers all that is measured.
+    assert runner.taps == set(resolve(known.taps, 12))
+    assert runner.edits == set(resolve(known.edits, 12))
 
 
 def test_the_ids_are_those_of_gpt2s_vocabulary():
