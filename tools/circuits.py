@@ -106,7 +106,7 @@ def circuit_fields(runner: TorchRunner, held_out: Stories) -> dict[str, Any]:
         *known_heads(scores).items(),
         *(("deciding", [head]) for head in names.movers),
         ("deciding, together", names.movers),
-        ("feeding them", feeders),
+        *(("feeding them", [head]) for head in feeders),
     ]
     some = Stories(held_out.tokens[:STORIES], held_out.bytes)
     return {
@@ -121,6 +121,7 @@ def circuit_fields(runner: TorchRunner, held_out: Stories) -> dict[str, Any]:
         "probed": PROBED,
         "name_prompt": names.pairs.prompts[0],
         "name_answer": names.pairs.target[0].strip(),
+        "right_share": (names.differences() > 0).mean(),
         "answer_table": answer_table(names),
         "stream_picture": stream_picture(names),
         "mover_table": mover_table(names),
