@@ -21,7 +21,7 @@ import torch
 from circuits import circuit_fields
 from corpus import END_OF_TEXT, HELD_OUT, Corpus, encode_stories, load_corpus, read_stories
 from fit_lens import measure_lens
-from measure import loss_of, ngram_losses
+from measure import loss_of, ngram_losses, open_model
 from names import Names
 from recipe import Batches
 from rendering import table
@@ -42,13 +42,13 @@ from vocabulary import vocabulary_fields
 
 import gpt2kit
 from gpt2kit import TorchRunner
+from gpt2kit.shipped import BUNDLED
 
 TOOLS = Path(__file__).resolve().parent
 TEMPLATE = TOOLS / "bundled_card.md"
 VERDICT = TOOLS / "bundled_verdict.md"
 CIRCUIT = TOOLS / "bundled_circuit.md"
 TRIALS = TOOLS / "bundled_trials.md"
-BUNDLED = TOOLS.parent / "gpt2kit" / "bundled"
 
 
 def card(folder: Path, stories: Path, corpus: Corpus, old_model: Path | None = None) -> str:
@@ -57,15 +57,12 @@ def card(folder: Path, stories: Path, corpus: Corpus, old_model: Path | None = N
     stories: the folder of texts that `corpus` was read from. Raises SystemExit if the tokenizer of
     the model is not the one that these texts give.
     """
-    runner = gpt2kit.load(folder, device="cpu")
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    if tokenizer.get_vocab() != corpus.tokenizer.get_vocab():
-        raise SystemExit(f"{folder}: was trained on other stories than {stories} holds")
+    runner = open_model(folder, corpus)
     held_out = read_stories([stories / HELD_OUT])
     return TEMPLATE.read_text(encoding="utf-8").format(
         **model_fields(runner),
         **loss_fields(runner, corpus, held_out, old_model),
-        **vocabulary_fields(tokenizer, held_out),
+        **vocabulary_fields(corpus.tokenizer, held_out),
         **circuit_fields(runner, corpus.held_out),
         **text_fields(runner, folder, held_out),
         **training_fields(TrainingRecord.read(folder), corpus),

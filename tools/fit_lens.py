@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from corpus import Corpus, Stories, load_corpus
+from measure import open_model
 from numpy.typing import NDArray
+from rendering import table
 from tokenizers import Tokenizer
 
-import gpt2kit
 from gpt2kit import TorchRunner
 from gpt2kit.shipped import BUNDLED, LENS_FILE
 from gpt2kit.taps import residual_stream
@@ -43,14 +44,9 @@ class LensLoss:
     def table(self) -> str:
         """A Markdown table, one row for each translator."""
         taps = residual_stream(len(self.tuned))[:-1]
-        rows = zip(taps, self.logit, self.tuned, strict=True)
-        return "\n".join(
-            [
-                "| KL to the model's prediction, nats | logit lens | tuned lens |",
-                "|---|---:|---:|",
-                *(f"| `{tap}` | {logit:.3f} | {tuned:.3f} |" for tap, logit, tuned in rows),
-            ]
-        )
+        losses = zip(taps, self.logit, self.tuned, strict=True)
+        rows = [(f"`{tap}`", f"{logit:.3f}", f"{tuned:.3f}") for tap, logit, tuned in losses]
+        return table(("KL to the model's prediction, nats", "logit lens", "tuned lens"), rows)
 
 
 def mean_kl(runner: TorchRunner, lens: TunedLens, stories: Stories) -> NDArray[np.floating]:
@@ -61,16 +57,12 @@ def mean_kl(runner: TorchRunner, lens: TunedLens, stories: Stories) -> NDArray[n
     return mean
 
 
-def fit_lens(folder: Path, corpus: Corpus, *, steps: int = STEPS, seed: int = 0) -> LensLoss:
+def fit_lens(folder: Path, corpus: Corpus, *, steps: int = STEPS, seed: int = 0) -> None:
     """Fit a lens to the model in `folder` and write it beside the model, in float16.
 
-    Returns the loss on validation stories of what was written. Raises SystemExit if the stories
-    are encoded with another tokenizer than the model's.
+    Raises SystemExit if the stories are encoded with another tokenizer than the model's.
     """
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    if tokenizer.get_vocab() != corpus.tokenizer.get_vocab():
-        raise SystemExit(f"{folder}: its tokenizer was not trained on these stories")
-    runner = gpt2kit.load(folder, device="cpu")
+    runner = open_model(folder, corpus)
     began = time.monotonic()
 
     def show(step: int, losses: NDArray[np.floating]) -> None:
@@ -85,7 +77,6 @@ def fit_lens(folder: Path, corpus: Corpus, *, steps: int = STEPS, seed: int = 0)
     )  # fmt: skip
     weight, bias = lens.weight.astype(np.float16), lens.bias.astype(np.float16)
     replace(lens, source="bundled", weight=weight, bias=bias).save(folder / LENS_FILE)
-    return measure_lens(runner, folder, corpus)
 
 
 def measure_lens(runner: TorchRunner, folder: Path, corpus: Corpus) -> LensLoss:
@@ -108,7 +99,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     vocab_size = Tokenizer.from_file(str(options.model / "tokenizer.json")).get_vocab_size()
     corpus = load_corpus(options.corpus, vocab_size)
-    print(fit_lens(options.model, corpus, steps=options.steps, seed=options.seed).table())
+    fit_lens(options.model, corpus, steps=options.steps, seed=options.seed)
+    print(measure_lens(open_model(options.model, corpus), options.model, corpus).table())
 
 
 if __name__ == "__main__":

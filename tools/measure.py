@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from corpus import IGNORED, Corpus, Stories, windows
 from ngram import KneserNey
+from tokenizers import Tokenizer
 from torch.nn import functional as F
 
-from gpt2kit import Edit
+import gpt2kit
+from gpt2kit import Edit, TorchRunner
 from gpt2kit.finite import finite_run
 from gpt2kit.model import GPT2
 from gpt2kit.runner import Runner
+
+
+def open_model(folder: Path, corpus: Corpus) -> TorchRunner:
+    """The model in `folder`. Raises SystemExit unless its tokenizer is the one of these stories."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    if tokenizer.get_vocab() != corpus.tokenizer.get_vocab():
+        raise SystemExit(f"{folder}: its tokenizer was not trained on these stories")
+    return gpt2kit.load(folder, device="cpu")
 
 
 def token_losses(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

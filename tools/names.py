@@ -28,23 +28,24 @@ class Names:
         self.vocab_size = tokenizer.get_vocab_size()
         vocab = tokenizer.get_vocab()
         self.groups: list[Group] = []
+        # For each token: whether it is a name, and the token of the same name with its space.
+        self.is_name = torch.zeros(self.vocab_size, dtype=torch.bool)
+        self.spaced = torch.arange(self.vocab_size)
         counts = np.bincount(np.concatenate(stories.tokens), minlength=self.vocab_size)
         for names in (BOYS, GIRLS):
             forms = [(f"Ġ{name}", name) for name in names if {f"Ġ{name}", name} <= vocab.keys()]
             if not forms:  # the text has other names
                 continue
             spaced, bare = np.array([[vocab[form] for form in pair] for pair in forms]).T
+            self.is_name[spaced] = self.is_name[bare] = True
+            self.spaced[bare] = torch.from_numpy(spaced)
             self.groups.append((spaced, bare, counts[spaced] / counts[spaced].sum()))
 
     def known(self, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Which targets are names that the row has named before, (batch, pos) of bool."""
-        canonical = torch.arange(self.vocab_size)
-        for spaced, bare, _ in self.groups:
-            canonical[torch.from_numpy(bare)] = torch.from_numpy(spaced)
-        names = torch.from_numpy(np.concatenate([spaced for spaced, *_ in self.groups]))
-        rows, wanted = canonical[ids], canonical[targets.clamp(min=0)]
+        rows, wanted = self.spaced[ids], self.spaced[targets.clamp(min=0)]
         before = (wanted[:, :, None] == rows[:, None, :]).tril().any(-1)
-        return before & torch.isin(wanted, names) & (targets >= 0)
+        return before & self.is_name[wanted] & (targets >= 0)
 
     def count(self, story: IntArray) -> int:
         """How many different names of ours a story, (n,), tells of."""

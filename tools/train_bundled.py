@@ -7,10 +7,10 @@
 FOLDER holds stories as text: one or more .txt files to train on, and held-out.txt to measure on.
 A line `<|endoftext|>` stands between two stories.
 
-One run trains the tokenizer and the model, fits the n-gram baseline, measures both on the same
-held-out tokens, and writes config.json, generation_config.json, model.safetensors, tokenizer.json,
-training.json and README.md. Every random choice depends on --seed and the step number alone, so a
-resumed run sees the same batches as an uninterrupted one.
+One run trains the tokenizer and the model, fits the tuned lens and the n-gram baseline, measures
+them, and writes config.json, generation_config.json, model.safetensors, tokenizer.json,
+training.json, tuned_lens.safetensors and README.md. Every random choice depends on --seed and the
+step number alone, so a resumed run sees the same batches as an uninterrupted one.
 
 With glibc, MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184 in the environment
 keep freed memory in the process. On one core, a step is then 1.17 times as fast.
@@ -42,6 +42,7 @@ from training_record import TrainingRecord
 
 from gpt2kit import TorchRunner
 from gpt2kit.model import GPT2
+from gpt2kit.shipped import BUNDLED
 from probes import head_scores
 
 SAMPLING = {"do_sample": True, "temperature": 0.7, "top_p": 0.95}  # reads well
@@ -162,7 +163,7 @@ def parse_arguments() -> tuple[argparse.Namespace, Recipe]:
     """The options and the recipe that they give; every field of Recipe is an option."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--corpus", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--out", type=Path, default=ROOT / "gpt2kit/bundled", metavar="FOLDER")
+    parser.add_argument("--out", type=Path, default=BUNDLED, metavar="FOLDER")
     parser.add_argument("--work", type=Path, default=ROOT / "build/bundled", metavar="FOLDER")
     parser.add_argument("--old-model", type=Path, metavar="FOLDER", help="for the model card")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")

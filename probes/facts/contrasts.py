@@ -19,8 +19,7 @@ from probes.causal.patching import activation_patching
 from probes.causal.paths import path_patching
 from probes.core.metrics import Metric
 from probes.facts.cases import Case, Cases
-from probes.facts.measures import LayerHead, ids_of, ranks, singles
-from probes.lens.generation_lens import leads_from
+from probes.facts.measures import LayerHead, ids_of, leading_row, ranks, singles
 from probes.lens.logit_lens import logit_lens
 
 
@@ -87,8 +86,7 @@ def lens_turn(runner: Runner, *, cases: Cases) -> Sequence[float]:
         targets = [case.right, case.wrong]
         lens = logit_lens(runner, ids_of(runner, case.prompt), targets=targets, positions=[-1])
         found.append(lens.logit_diff[:, 0])
-    row = leads_from(np.mean(found, axis=0) <= 0)
-    return [float(row if row >= 0 else len(found[0]))]
+    return [leading_row(np.mean(found, axis=0) <= 0)]
 
 
 def attribution(runner: Runner, *, cases: Cases, heads: Sequence[LayerHead]) -> Sequence[float]:

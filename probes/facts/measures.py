@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gpt2kit.edits import Edit
 from gpt2kit.finite import finite_run
@@ -95,9 +96,14 @@ def leading_rows(runner: Runner, *, followed: Sequence[tuple[str, str]]) -> Sequ
     found = []
     for prompt, token in followed:
         lens = logit_lens(runner, prompt, targets=token, positions=[-1], top_k=1, prepend_bos=True)
-        row = leads_from(lens.target_ranks[:, 0, 0])
-        found.append(row if row >= 0 else len(lens.rows))
+        found.append(leading_row(lens.target_ranks[:, 0, 0]))
     return found
+
+
+def leading_row(behind: Ints | NDArray[np.bool_]) -> float:
+    """The first row from which all of (R,) are 0; R if the last is not."""
+    row = leads_from(behind)
+    return float(row if row >= 0 else len(behind))
 
 
 def copying(runner: Runner, *, head: LayerHead) -> Sequence[float]:

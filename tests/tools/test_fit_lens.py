@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from corpus import Stories
-from fit_lens import fit_lens
+from fit_lens import fit_lens, measure_lens
 from optimize import initialise
 from safetensors import safe_open
 from train_bundled import write_model
@@ -30,8 +30,9 @@ def folder(corpus, tmp_path_factory):
 
 def test_the_lens_is_written_beside_its_model_and_measured(folder, corpus, capsys):
     unseen = replace(corpus, held_out=Stories([], 0))
-    loss = fit_lens(folder, unseen, steps=100)
+    fit_lens(folder, unseen, steps=100)
     lens, runner = TunedLens.load(folder / LENS_FILE), gpt2kit.load(folder, device="cpu")
+    loss = measure_lens(runner, folder, unseen)
     rows = [story[: SMALL.n_positions] for story in corpus.validation.tokens]
     logit = np.concatenate([logit_lens(runner, row).kl for row in rows], axis=1)
     tuned = np.concatenate([tuned_lens(runner, row, lens).kl for row in rows], axis=1)
